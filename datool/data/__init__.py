@@ -1,0 +1,1 @@
+"""Samples, scenes and what is done to them before training."""

@@ -1,0 +1,1 @@
+"""One job a command: takes values, reports progress, returns a dataclass."""

@@ -6,9 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +57,8 @@ def train(
 ) -> TrainSummary:
     """Train a model on rendered scenes, and keep the averaged weights that do best on held-out ones.
 
-    Writes ``recipe.json``, ``log.jsonl``, ``last.ckpt`` and ``best.safetensors`` into ``out``. A run that is killed goes
-    on from ``last.ckpt`` with ``resume``, bit for bit on a CPU.
+    Writes ``recipe.json``, ``log.jsonl``, ``last.ckpt`` and ``best.safetensors`` into ``out``. A run that is killed
+    goes on from ``last.ckpt`` with ``resume``, bit for bit on a CPU.
 
     Args:
         recipe: what to train on what; with ``resume`` the one that ``out`` holds is used.

@@ -26,6 +26,7 @@ class ResidualUnit(nn.Module):
         self.conv2 = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape of ``x``, (B, C, H, W)."""
         return x + self.conv2(F.relu(self.conv1(F.relu(x))))
 
 
@@ -44,6 +45,7 @@ class Fusion(nn.Module):
         self.project = nn.Conv2d(features, features, 1)
 
     def forward(self, level: Tensor, coarser: Tensor | None, size: Sequence[int]) -> Tensor:
+        """Return (B, C, *size) from this level (B, C, h, w) and the coarser result, already of that size."""
         if self.unit1 is not None and coarser is not None:
             level = coarser + self.unit1(level)
         return self.project(_resize(self.unit2(level), size))
@@ -61,7 +63,7 @@ class DPTHead(nn.Module):
 
     def __init__(self, width: int, channels: Sequence[int], features: int, last: nn.Module) -> None:
         super().__init__()
-        finest, fine, middle, coarse = channels
+        finest, fine, _, coarse = channels
         self.projects = nn.ModuleList(nn.Conv2d(width, out, 1) for out in channels)
         self.resizes = nn.ModuleList(
             [

@@ -1,0 +1,1 @@
+"""What is minimised, over what, and how a run is kept."""
