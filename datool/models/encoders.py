@@ -1,4 +1,4 @@
-"""Every vision transformer that datool can use as an encoder: rows of one table, one class over timm.
+"""Every vision transformer that datool can use as an encoder: rows of a table or ``timm:<name>``, one class over timm.
 
 There is no copy of DINOv2 here. timm's ViT equals the DINOv2 of Depth Anything once position embeddings are resized by
 DINOv2's own rule (`dinov2_position`), which timm does differently.
@@ -19,7 +19,7 @@ from timm.layers import HybridEmbed, LayerNorm2d
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 
-from datool.errors import lookup
+from datool.errors import DatoolError, lookup
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,6 +39,8 @@ class EncoderRow:
             From-scratch training on few images needs it (Xiao et al. 2021, arXiv:2106.14881).
         options: further arguments of ``timm.create_model``.
         mean, std: what the image (RGB in [0, 1]) is normalised with.
+        dinov2_rule: whether position embeddings are resized by DINOv2's rule, else by timm's own.
+        any_size: whether images other than grid * patch_px square are possible (not with BEiT's table of distances).
     """
 
     timm_name: str
@@ -50,6 +52,8 @@ class EncoderRow:
     options: Mapping[str, Any] = field(default_factory=dict)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    dinov2_rule: bool = True
+    any_size: bool = True
 
 
 def dinov2_position(position_1nc: Tensor, height: int, width: int, num_prefix: int) -> Tensor:
@@ -77,7 +81,7 @@ def dinov2_position(position_1nc: Tensor, height: int, width: int, num_prefix: i
     return torch.cat([prefix, grid.permute(0, 2, 3, 1).flatten(1, 2).to(patches.dtype)], dim=1)
 
 
-def _embed_positions(vit: nn.Module, patches_bhwc: Tensor) -> Tensor:
+def _embed_positions(vit: Any, patches_bhwc: Tensor) -> Tensor:
     """Take the place of timm's ``_pos_embed``: prefix tokens in front, positions by DINOv2's rule."""
     batch, height, width, _ = patches_bhwc.shape
     tokens = patches_bhwc.flatten(1, 2)
@@ -97,20 +101,17 @@ class ViTEncoder(nn.Module):
         super().__init__()
         self.row = row
         options = dict(row.options)
+        if row.any_size:
+            options["dynamic_img_size"] = True
         if row.stem:
             depth = len(row.stem)
             stem = ConvStem(
                 depth=depth, channels=row.stem, stride=(2,) * depth, norm_layer=LayerNorm2d, act_layer=nn.GELU
             )
             options |= {"embed_layer": partial(HybridEmbed, backbone=stem, proj=False), "patch_size": 1}
-        self.vit = timm.create_model(
-            row.timm_name,
-            num_classes=0,
-            img_size=row.grid * row.patch_px,
-            dynamic_img_size=True,
-            **options,
-        )
-        self.vit._pos_embed = MethodType(_embed_positions, self.vit)
+        self.vit: Any = timm.create_model(row.timm_name, num_classes=0, img_size=row.grid * row.patch_px, **options)
+        if row.dinov2_rule:
+            self.vit._pos_embed = MethodType(_embed_positions, self.vit)  # type: ignore[assignment]
 
     def forward(self, image_b3hw: Tensor, taps: Sequence[int]) -> list[Tensor]:
         """Return one map of tokens a tap, each through the shared final norm.
@@ -120,17 +121,48 @@ class ViTEncoder(nn.Module):
             taps: 0-based block numbers, ascending.
         Returns:
             For each tap (B, C, H / patch, W / patch).
+        Raises:
+            DatoolError: an image size that this encoder cannot take.
         """
+        side = self.row.grid * self.row.patch_px
+        if not self.row.any_size and image_b3hw.shape[-2:] != (side, side):
+            got = "x".join(str(int(n)) for n in image_b3hw.shape[-2:])
+            raise DatoolError(f"{self.row.timm_name} takes images of {side}x{side} only, got {got}.")
         return self.vit.forward_intermediates(image_b3hw, indices=list(taps), norm=True, intermediates_only=True)
 
 
-def build_encoder(name: str) -> ViTEncoder:
-    """Return the encoder of that row, with random weights.
+def encoder_row(name: str) -> EncoderRow:
+    """Return the row of an encoder: of the table, or made for ``timm:<name>``.
 
     Raises:
-        DatoolError: no such row.
+        DatoolError: no such row, or timm has no such model, or it is not a plain ViT.
     """
-    return ViTEncoder(lookup(ENCODERS, name, "encoder"))
+    if not name.startswith("timm:"):
+        return lookup(ENCODERS, name, "encoder")
+    timm_name = name.removeprefix("timm:")
+    lookup(dict.fromkeys(timm.list_models()), timm_name.split(".")[0], "timm model")
+    with torch.device("meta"):
+        vit: Any = timm.create_model(timm_name, num_classes=0)
+    if not (hasattr(vit, "blocks") and hasattr(vit, "forward_intermediates") and hasattr(vit, "patch_embed")):
+        raise DatoolError(f"{name} is no plain ViT (a {type(vit).__name__}).", "Take a ViT, BEiT, DeiT, EVA or DINO.")
+    (patch_px, _), (grid, _) = vit.patch_embed.patch_size, vit.patch_embed.grid_size
+    relative = any("relative_position" in key for key, _ in (*vit.named_buffers(), *vit.named_parameters()))
+    # timm drops the last norm where a classifier pools first; token maps need it.
+    options = {"global_pool": "token"} if isinstance(vit.norm, nn.Identity) and vit.num_prefix_tokens else {}
+    mean, std = vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]
+    width, blocks = vit.embed_dim, len(vit.blocks)
+    return EncoderRow(
+        timm_name, patch_px, width, blocks, grid, (), options, mean, std, dinov2_rule=False, any_size=not relative
+    )
+
+
+def build_encoder(name: str) -> ViTEncoder:
+    """Return the encoder of that name (`encoder_row`), with random weights.
+
+    Raises:
+        DatoolError: no such encoder.
+    """
+    return ViTEncoder(encoder_row(name))
 
 
 def _small(width: int, blocks: int, heads: int) -> dict[str, Any]:
