@@ -1,0 +1,5 @@
+"""Endless pictures with exact planar depth, drawn from a seed: ``render(seed, indices, height_px, width_px)``."""
+
+from datool.data.synthetic.renderer import Rendered, render
+
+__all__ = ["Rendered", "render"]
