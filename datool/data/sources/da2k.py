@@ -1,9 +1,10 @@
 """DA-2K: about 1,000 photos of eight kinds with pairs of points of which one is nearer. There is no depth.
 
-``annotations.json`` maps an image path to its pairs; points are [row, column] in pixels of the stored image.
-`read_pairs` gives them to the benchmark by row id; `index` and `read` give the images. Third parties count 2,068 pairs
-on 1,029 to 1,040 images. An image that the annotations name may be missing in the official archive (Depth-Anything-V2
-issue 328), so one missing file is no error here but when it is read; a kind of scene without any is.
+``annotations.json`` maps an image path to its pairs; points are [row, column] in pixels of the upright image (the
+authors read with cv2.imread, which turns by EXIF). `read_pairs` gives them to the benchmark by row id; `index` and
+`read` give the images. Third parties count 2,068 pairs on 1,029 to 1,040 images. An image that the annotations name may
+be missing in the official archive (Depth-Anything-V2 issue 328), so one missing file is no error here but when it is
+read; a kind of scene without any is.
 
 Source: Yang et al. 2024 (Depth Anything V2), arXiv:2406.09414, section 6; Depth-Anything-V2 DA-2K.md; Hugging Face
 depth-anything/DA-2K (Apache-2.0).

@@ -10,6 +10,7 @@ Source: Yu et al. 2015, arXiv:1506.03365; github.com/fyu/lsun README and data.py
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -26,6 +27,9 @@ DATA = "data.mdb"
 LAYOUT = """\
 bedroom_train_lmdb/data.mdb, bedroom_train_lmdb/lock.mdb
 kitchen_train_lmdb/data.mdb, ...   (each category is one zip)"""
+
+# Threads that find a database not open yet must not all open it.
+_opening = threading.Lock()
 
 
 def index(root: Path, split: str, layout: str = LAYOUT) -> Iterator[Row]:
@@ -52,7 +56,7 @@ def read(row: Row) -> Sample:
     """
     assert isinstance(row.member, str), "index gives the key"
     key = row.member.encode("utf-8", "surrogateescape")
-    with _readable(row.image), _open(row.image, os.getpid()).begin(buffers=False) as reading:
+    with _readable(row.image), _database(row.image).begin(buffers=False) as reading:
         data = reading.get(key)
     if data is None:
         raise DatoolError(f"{row.image} has no key '{row.member}'.", "Has it changed since it was listed? Begin anew.")
@@ -74,10 +78,15 @@ def _rows(root: Path, paths: list[Path]) -> Iterator[Row]:
     for path in paths:
         place = path.relative_to(root).as_posix()
         prefix = "" if place == "." else f"{place}/"
-        with _readable(path), _open(path, os.getpid()).begin(buffers=False) as reading:
+        with _readable(path), _database(path).begin(buffers=False) as reading:
             for raw in reading.cursor().iternext(keys=True, values=False):
                 key = raw.decode("utf-8", "surrogateescape")
                 yield Row(prefix + key, path, member=key)
+
+
+def _database(path: Path) -> Any:
+    with _opening:
+        return _open(path, os.getpid())
 
 
 @lru_cache(maxsize=64)

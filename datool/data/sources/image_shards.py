@@ -1,5 +1,4 @@
-"""Unlabelled images in WebDataset shards, as img2dataset writes: ``<key>.jpg``, ``<key>.json``, ``<key>.txt`` in turn
-in a tar.
+"""Unlabelled images in WebDataset shards: tars in which ``<key>.jpg``, ``<key>.json``, ``<key>.txt`` stand together.
 
 A sample is the members that share a key: folder and name up to the first dot of the name. Its image is the member whose
 whole ending is jpg, jpeg, png or webp (so "0001.depth.png" is none); a sample without one is passed over. img2dataset
@@ -14,6 +13,7 @@ Source: webdataset.github.io; github.com/rom1504/img2dataset README.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -42,7 +42,7 @@ def index(root: Path, split: str, layout: str = LAYOUT) -> Iterator[Row]:
             not installed.
     """
     if "{" in str(root):
-        base, paths = Path(str(root).split("{")[0]).parent, shards(str(root))
+        base, paths = Path(os.path.dirname(str(root).split("{")[0])), shards(str(root))
     else:
         expect(root, root.is_dir(), "folder", layout)
         base, paths = root, tars(root) if split == ALL else shards(str(root / split))

@@ -79,7 +79,8 @@ def read(row: Row) -> Sample:
 
 def tars(folder: Path) -> list[Path]:
     """Return the tars below ``folder``, in the order of the ids of what they hold."""
-    found = [path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and not path.name.startswith(".")]
+    named = (path for path in folder.rglob("*") if path.name.endswith(SUFFIXES) and not path.name.startswith("."))
+    found = [path for path in named if path.is_file()]
     return sorted(found, key=lambda path: f"{path.relative_to(folder).as_posix()}/")
 
 

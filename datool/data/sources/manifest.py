@@ -25,7 +25,7 @@ Fields, all but ``image`` optional:
 - ``id`` (or ``name``): else the image as it is written. ``pseudo``: whether the depth is a model's label. ``status``:
   ``failed`` and ``pending`` rows are passed over.
 
-Other fields are kept in `Entry.fields`. Nothing is held in memory but one offset every 1024 rows, so ten million rows
+Other fields are kept in `Entry.fields`. Nothing is held in memory but one offset every 256 rows, so ten million rows
 open in seconds. Two rows for one image are two samples; let a run of predict end, and it leaves one.
 """
 
@@ -53,7 +53,7 @@ SPLITS = ("all",)
 LAYOUT = """\
 manifest.jsonl, with a row an image: {"image": "a.jpg", "depth": "a.npy"}; paths are relative to its folder"""
 
-EVERY = 1024
+EVERY = 256
 BLOCK_BYTES = 1 << 24
 # No row is as short.
 BLANK_BYTES = 8
@@ -104,7 +104,7 @@ class Entry:
 class Manifest:
     """The rows of a manifest that are usable, by number.
 
-    Opening counts lines in blocks and notes where every 1024th row begins; no row is checked before it is asked for.
+    Opening counts lines in blocks and notes where every 256th row begins; no row is checked before it is asked for.
 
     Args:
         path: the file, or its folder.
@@ -142,7 +142,7 @@ class Manifest:
         return parse(line, self.path, f"{self.path}, row {number}")
 
     def _scan(self) -> np.ndarray:
-        """Count the rows, and return the offsets of every 1024th: (N,) int64."""
+        """Count the rows, and return the offsets of every 256th: (N,) int64."""
         found, base, rest = [np.zeros(0, np.int64)], 0, b""
         with explained(str(self.path)), open(self.path, "rb") as file:
             while block := file.read(BLOCK_BYTES):
@@ -155,7 +155,7 @@ class Manifest:
         return np.concatenate(found)
 
     def _note(self, block: bytes, base: int) -> np.ndarray:
-        """Add the rows of whole lines to the length, and return the offsets of those whose number 1024 divides."""
+        """Add the rows of whole lines to the length, and return the offsets of those whose number 256 divides."""
         ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
         starts = np.concatenate([np.zeros(min(1, len(ends)), np.int64), ends[:-1] + 1])
         doubtful = set(np.flatnonzero(ends - starts < BLANK_BYTES).tolist())
@@ -204,10 +204,12 @@ def parse(line: bytes, path: Path, where: str) -> Entry:
         ) from error
     if not isinstance(row, dict):
         raise DatoolError(f"{where}: got {type(row).__name__}, expected a JSON object.", LAYOUT)
-    for name, (is_right, expected) in CHECKS.items():
-        value = row.get(name)
-        if value is not None and not is_right(value):
-            raise DatoolError(f"{where}: '{name}' is {_short(value)}, expected {expected}.")
+    fields = {}
+    for name, value in row.items():
+        if name not in CHECKS:
+            fields[name] = value
+        elif value is not None and not CHECKS[name][0](value):
+            raise DatoolError(f"{where}: '{name}' is {_short(value)}, expected {CHECKS[name][1]}.")
     image = row.get("image", row.get("input"))
     if image is None:
         raise DatoolError(f"{where}: no 'image', got {', '.join(row) or 'nothing'}.", LAYOUT)
@@ -230,7 +232,7 @@ def parse(line: bytes, path: Path, where: str) -> Entry:
         pseudo=bool(row.get("pseudo", bool(outputs))),
         status=row.get("status") or "",
         where=where,
-        fields={name: value for name, value in row.items() if name not in CHECKS},
+        fields=fields,
     )
 
 

@@ -40,7 +40,7 @@ def find_root(name: str, given: Mapping[str, Path]) -> Path:
 
     Args:
         name: of `SOURCES`.
-        given: what ``--root NAME=DIR`` gave, by name; shards may be given as a pattern with braces, a manifest as a file.
+        given: what ``--root NAME=DIR`` gave, by name; shards may be a pattern with braces, a manifest may be a file.
     Raises:
         DatoolError: unknown name, or nothing there.
     """

@@ -51,7 +51,8 @@ def index(root: Path, split: str, layout: str = LAYOUT) -> Iterator[Row]:
     if match is None or float(match[1]) == 0:
         raise DatoolError(f"'{split}' is no rate of frames.", "Write frames a second: 1fps, 0.5fps, 2fps.")
     expect(root, root.is_dir(), "folder", layout)
-    found = [path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")]
+    named = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = [path for path in named if path.is_file()]
     expect(root, bool(found), f"video ({' '.join(sorted(SUFFIXES))})", layout)
     _av(found[0])
     paths = sorted(found, key=lambda path: f"{path.relative_to(root).as_posix()}/")
@@ -124,16 +125,13 @@ class _Cursor:
     def at(self, time_us: int) -> np.ndarray:
         """Return the frame shown at ``time_us``: the last one that began by then, as (H, W, 3) uint8 RGB."""
         frame, following = self.frame, self.following
+        self.frame = None  # so that a failure is followed by a seek, not by an old frame
         now_us = None if frame is None else self._time_us(frame)
         if now_us is None or not now_us - ROUNDING_US <= time_us <= now_us + AHEAD_US:
-            offset = round((time_us + self.start_us) / SECOND_US / self.stream.time_base)
-            self.container.seek(offset, stream=self.stream, backward=True)
-            self.frames = self.container.decode(self.stream)
-            frame = following = None
-        self.frame = None  # so that a failure is followed by a seek, not by an old frame
+            frame, following = None, self._seek(time_us)
         while True:
             if following is None:
-                following = next((found for found in self.frames if found.pts is not None), None)
+                following = self._next()
             late = following is not None and self._time_us(following) > time_us + ROUNDING_US
             if following is None or (late and frame is not None):
                 break
@@ -143,6 +141,26 @@ class _Cursor:
         self.frame, self.following = frame, following
         pixels = frame.to_ndarray(format="rgb24")
         return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
+
+    def _seek(self, time_us: int) -> Any:
+        """Return a frame from which decoding on comes by ``time_us``: a key frame, of which there are few.
+
+        Containers look for key frames by the time of decoding, which may be some frames before the time of showing, so
+        that the one found may be late.
+        """
+        back_us = 0
+        while True:
+            target_us = max(0, time_us - back_us)
+            offset = round((target_us + self.start_us) / SECOND_US / self.stream.time_base)
+            self.container.seek(offset, stream=self.stream, backward=True)
+            self.frames = self.container.decode(self.stream)
+            frame = self._next()
+            if frame is None or target_us == 0 or self._time_us(frame) <= time_us + ROUNDING_US:
+                return frame
+            back_us = 2 * back_us or SECOND_US
+
+    def _next(self) -> Any:
+        return next((frame for frame in self.frames if frame.pts is not None), None)
 
     def _us(self, ticks: int) -> int:
         return round(ticks * self.stream.time_base * SECOND_US)
