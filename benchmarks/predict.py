@@ -77,7 +77,7 @@ def make_weights(folder: Path, size: str) -> None:
     """Write a model with random weights and its image processor, as on the hub."""
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 
-    from datool.models.depth_anything import MODELS
+    from datool.models.rows import MODELS
 
     row = MODELS[f"depth-anything-v2-{size}"]
     width, blocks, heads = SIZES[size]

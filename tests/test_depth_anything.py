@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from datool.depth import Ambiguity, Quantity
 from datool.errors import DatoolError
-from datool.models.depth_anything import MODELS, DepthAnything, ModelRow, build_model
+from datool.models.depth_anything import DepthAnything, build_model
 from datool.models.encoders import ENCODERS, ViTEncoder
+from datool.models.rows import MODELS, ModelRow
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
 SMALL, V1 = "depth-anything-v2-small", "depth-anything-v1-small"

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from datool.errors import DatoolError
-from datool.models.depth_anything import MODELS, DepthAnything, ModelRow
+from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ENCODERS, build_encoder, dinov2_position, encoder_row
+from datool.models.rows import MODELS, ModelRow
 from datool.models.weights import load, save
 
 ODD = (96, 160)

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from datool.errors import DatoolError
 from datool.models import weights
-from datool.models.depth_anything import MODELS, DepthAnything, build_model
+from datool.models.depth_anything import DepthAnything, build_model
 from datool.models.encoders import build_encoder
 from datool.models.keys import OFFICIAL, TRANSFORMERS, row_of_config, rows_named, translate
+from datool.models.rows import MODELS
 from datool.models.weights import load, load_encoder, read_state, save
 
 Shapes = dict[str, tuple[int, ...]]

@@ -19,6 +19,7 @@ from datool.data.sample import Batch
 from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, disparity_target, window
 from datool.depth import DepthMap, Quantity
 from datool.errors import DatoolError
+from datool.estimators.predictor import choose_device
 from datool.evaluation.metrics import score_disparity
 from datool.files import write_bytes
 from datool.models.depth_anything import DepthAnything, build_model
@@ -52,7 +53,7 @@ def train(
     recipe: Recipe,
     out: Path,
     resume: bool = False,
-    device: str = "cpu",
+    device: str = "auto",
     progress: Callable[[Log], None] | None = None,
 ) -> TrainSummary:
     """Train a model on rendered scenes, and keep the averaged weights that do best on held-out ones.
@@ -64,7 +65,7 @@ def train(
         recipe: what to train on what; with ``resume`` the one that ``out`` holds is used.
         out: folder of this run alone.
         resume: go on with the run in ``out``.
-        device: ``cpu`` or ``cuda``.
+        device: as for `datool.estimators.predictor.choose_device`.
         progress: called with each line of the log.
     Raises:
         DatoolError: ``out`` holds another run, nothing to resume, or the loss is no longer finite.
@@ -76,7 +77,7 @@ def train(
         raise DatoolError(f"{out} holds a run already.", "Resume it with --resume, or choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     write_bytes(out / "recipe.json", write_recipe(recipe).encode())
-    run = _Run(recipe, torch.device(device))
+    run = _Run(recipe, choose_device(device))
     if resume:
         run.restore(load_checkpoint(out / "last.ckpt", run.device))
     with open(out / "log.jsonl", "a") as log:
@@ -88,7 +89,8 @@ def train(
                 progress(line)
 
         while run.step < recipe.steps:
-            losses, rate = run.advance(min(recipe.log_every, recipe.steps - run.step))
+            stops = (run.step // every * every + every for every in (recipe.log_every, recipe.validate_every))
+            losses, rate = run.advance(min(*stops, recipe.steps) - run.step)
             report({"step": run.step, **losses, "lr": run.scheduler.get_last_lr()[0], "images_per_s": round(rate, 1)})
             if run.step % recipe.validate_every == 0 or run.step == recipe.steps:
                 scores = run.validate()

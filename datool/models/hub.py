@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from datool.errors import DatoolError, lookup
-from datool.models.depth_anything import MODELS
+from datool.models.rows import MODELS
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0: no commercial use"
@@ -51,9 +51,9 @@ class Published:
 
 def resolve(name: str) -> str | None:
     """Return the row that a name, a short name (``v2-small``) or a hub id of the table stands for; None if none."""
-    for key in (name, f"depth-anything-{name}"):
-        if key in MODELS:
-            return key
+    short = {short_name(key): key for key in MODELS}
+    if short_name(name) in short:
+        return short[short_name(name)]
     ids = {entry.repo.lower(): key for key, entry in PUBLISHED.items()}
     plain = {repo.removesuffix("-hf"): key for repo, key in ids.items()}
     aliases = {"hypersim": "indoor", "vkitti": "outdoor"}
@@ -67,10 +67,25 @@ def published(name: str) -> Published:
     Raises:
         DatoolError: unknown row, or weights that nobody published.
     """
-    lookup(MODELS, name, "model")
-    if name in UNPUBLISHED:
-        raise DatoolError(f"no weights of {name}: {UNPUBLISHED[name]}.", "`datool models` lists what can be fetched.")
-    return lookup(PUBLISHED, name, "published model")
+    name = known(name)
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    reason = UNPUBLISHED.get(name, "it comes with datool, there is nothing to fetch")
+    raise DatoolError(f"no weights of {name} on the hub: {reason}.", "`datool models` lists what can be fetched.")
+
+
+def known(name: str) -> str:
+    """Return the row that a name or a short name stands for.
+
+    Raises:
+        DatoolError: no such name; the nearest one is named.
+    """
+    return lookup({name: key for key in MODELS for name in (key, short_name(key))}, name, "model")
+
+
+def short_name(name: str) -> str:
+    """Return a row's name as people type it: ``v2-small`` for ``depth-anything-v2-small``."""
+    return name.removeprefix("depth-anything-")
 
 
 def cached(name: str) -> Path | None:

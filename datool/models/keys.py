@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datool.errors import DatoolError
-from datool.models.depth_anything import MODELS
+from datool.models.rows import MODELS
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,10 @@ from datool import __version__
 from datool.errors import DatoolError, lookup
 from datool.files.atomic import write_bytes
 from datool.models import hub
-from datool.models.depth_anything import MODELS, DepthAnything
+from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ViTEncoder
 from datool.models.keys import recognise, row_of_config, rows_named, translate
+from datool.models.rows import MODELS
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
@@ -95,16 +96,14 @@ def load(spec: str | Path, progress: Callable[[str], None] | None = None, row: s
         row, _, rest = text.partition("=")
         path = Path(rest).expanduser()
     if row:
-        resolved = hub.resolve(row)
-        row = resolved or row
-        lookup(MODELS, row, "model")
+        row = hub.resolve(row) or hub.known(row)
     if path.exists():
         return _load_path(path, row)
     if isinstance(spec, str) and not row and re.fullmatch(HUB_ID, text) and path.suffix not in SUFFIXES:
         return _load_repository(text, progress)
     if row or not isinstance(spec, str) or path.suffix in SUFFIXES or len(path.parts) > 1:
         raise DatoolError(f"no model file {path}.", "Check the path; `datool models` lists the names.")
-    lookup(MODELS, text, "model")
+    hub.known(text)
     raise AssertionError(text)
 
 
