@@ -13,14 +13,14 @@ def test_every_model_is_listed_with_what_it_gives_and_where_it_is():
     assert list(listed) == list(MODELS)
     for name, info in listed.items():
         assert hub.resolve(info.short) == name
-        assert ("m" in info.gives.split()) == (MODELS[name].max_depth_m is not None)
+        assert info.gives.startswith("metres") == (MODELS[name].max_depth_m is not None)
         assert info.place in ("bundled", "cached", "to fetch", hub.UNPUBLISHED.get(name))
     assert listed["depth-anything-v2-small"].licence == "Apache-2.0" and listed["tiny"].place == "bundled"
     assert "CC-BY-NC-4.0" in listed["depth-anything-v2-large"].licence
-    assert listed["depth-anything-v2-metric-outdoor-base"].gives == "depth to 80 m"
+    assert listed["depth-anything-v2-metric-outdoor-base"].gives == "metres, to 80"
 
 
-@pytest.mark.parametrize("name, message", [("v2-giant", "have not released"), ("v2-smal", "Did you mean")])
+@pytest.mark.parametrize("name, message", [("v2-giant", "not released"), ("v2-smal", "Did you mean")])
 def test_what_cannot_be_fetched_says_why(name, message):
     with pytest.raises(DatoolError, match=message):
         get_model(name, lambda line: None)

@@ -524,7 +524,7 @@ def test_unknown_names(name: str) -> None:
 
 
 def test_weights_that_nobody_published() -> None:
-    with pytest.raises(DatoolError, match="authors have not released"):
+    with pytest.raises(DatoolError, match="not released"):
         load("v2-giant")
     with pytest.raises(DatoolError, match="never trained"):
         load("nano")

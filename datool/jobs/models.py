@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datool.depth import Ambiguity
 from datool.models import hub
 from datool.models.rows import MODELS, ModelRow
 
@@ -18,7 +17,7 @@ class ModelInfo:
     Args:
         name: what ``--model`` takes.
         short: a shorter name for the same; the name itself where there is none.
-        gives: what its maps hold.
+        gives: what its maps hold: disparity (up to scale and shift), or metres.
         size_mb: of the weights, in 10^6 bytes; 0 where there is nothing to fetch.
         licence: of the weights.
         place: ``cached``, ``bundled``, ``to fetch``, or why it cannot be fetched.
@@ -50,8 +49,7 @@ def get_model(name: str, progress: Callable[[str], None]) -> Path:
 
 
 def _info(name: str, row: ModelRow) -> ModelInfo:
-    gives = row.quantity.value
-    gives += " up to scale and shift" if row.ambiguity is Ambiguity.SCALE_AND_SHIFT else f" to {row.max_depth_m:g} m"
+    gives = row.quantity.value if row.max_depth_m is None else f"metres, to {row.max_depth_m:g}"
     short = hub.short_name(name)
     entry = hub.PUBLISHED.get(name)
     if entry is None:

@@ -21,9 +21,9 @@ from datool.errors import DatoolError, lookup
 from datool.models.rows import MODELS
 
 APACHE = "Apache-2.0"
-NON_COMMERCIAL = "CC-BY-NC-4.0: no commercial use"
-UNSTATED_V1 = "weights unstated by their authors; the repository is Apache-2.0"
-UNSTATED_METRIC = "unstated by their authors; the relative model of this size: "
+NON_COMMERCIAL = "CC-BY-NC-4.0"
+# Their authors state none for these weights; the code of V1 is Apache-2.0.
+UNSTATED = "unstated"
 
 Progress = Callable[[str], None]
 
@@ -261,19 +261,19 @@ _V1_ORIGINALS = {
 }
 
 UNPUBLISHED = {
-    "depth-anything-v2-giant": "its authors have not released them",
-    "nano": "a row for tests, never trained",
+    "depth-anything-v2-giant": "not released by its authors",
+    "nano": "for tests, never trained",
 }
 
 # Revisions and hashes as other public repositories pin them; none was checked against the hub from here. UNVERIFIED: no
 # pinned revision of V1 Base was found, so it follows the branch.
 PUBLISHED: dict[str, Published] = {
     "depth-anything-v1-small": Published(
-        "LiheYoung/depth-anything-small-hf", "25216a913fa218ccb7d58cce818d52b728b6c1f6", UNSTATED_V1, 99
+        "LiheYoung/depth-anything-small-hf", "25216a913fa218ccb7d58cce818d52b728b6c1f6", UNSTATED, 99
     ),
-    "depth-anything-v1-base": Published("LiheYoung/depth-anything-base-hf", "main", UNSTATED_V1, 390),
+    "depth-anything-v1-base": Published("LiheYoung/depth-anything-base-hf", "main", UNSTATED, 390),
     "depth-anything-v1-large": Published(
-        "LiheYoung/depth-anything-large-hf", "27ccb0920352c0c37b3a96441873c8d37bd52fb6", UNSTATED_V1, 1341
+        "LiheYoung/depth-anything-large-hf", "27ccb0920352c0c37b3a96441873c8d37bd52fb6", UNSTATED, 1341
     ),
     "depth-anything-v2-small": Published(
         "depth-anything/Depth-Anything-V2-Small-hf",
@@ -295,42 +295,42 @@ PUBLISHED: dict[str, Published] = {
     "depth-anything-v2-metric-indoor-small": Published(
         "depth-anything/Depth-Anything-V2-Metric-Indoor-Small-hf",
         "8078d68a9c75a972131914f6afd0c1723be0da7f",
-        UNSTATED_METRIC + APACHE,
+        UNSTATED,
         99,
         "e990eb82fbf11b05b7813261196a2b841bdcf5a05f64396724a8987fa90504a3",
     ),
     "depth-anything-v2-metric-indoor-base": Published(
         "depth-anything/Depth-Anything-V2-Metric-Indoor-Base-hf",
         "c6d9784685727bfc6d0a7b5452ce94afaee1e7f5",
-        UNSTATED_METRIC + NON_COMMERCIAL,
+        UNSTATED,
         390,
         "8b902f5d9a8c8a9520f3a8c6a00afe442b464eff5aaf0cb405d1da721cd9f79f",
     ),
     "depth-anything-v2-metric-indoor-large": Published(
         "depth-anything/Depth-Anything-V2-Metric-Indoor-Large-hf",
         "d2fc6a93601aabb1139a3bf0ebfcb4e89c67817f",
-        UNSTATED_METRIC + NON_COMMERCIAL,
+        UNSTATED,
         1341,
         "04d3295ff4f9cbee72b8998a85930fe870b45ba4431e7af47415fbded02388ca",
     ),
     "depth-anything-v2-metric-outdoor-small": Published(
         "depth-anything/Depth-Anything-V2-Metric-Outdoor-Small-hf",
         "fd2c22027eaf20374204f14099b8341e1925ad39",
-        UNSTATED_METRIC + APACHE,
+        UNSTATED,
         99,
         "ad065c77a7421ca55159a1f0db9433397a607690f2d76bb8a6fc54b1be7a3124",
     ),
     "depth-anything-v2-metric-outdoor-base": Published(
         "depth-anything/Depth-Anything-V2-Metric-Outdoor-Base-hf",
         "5b575fded0346068343a6d96d0ce3ab6dbc9fb49",
-        UNSTATED_METRIC + NON_COMMERCIAL,
+        UNSTATED,
         390,
         "1f2e9ed13ee39126686994669f8d1bfd9cd8f093a4d2a0891e5a0e5263b480c9",
     ),
     "depth-anything-v2-metric-outdoor-large": Published(
         "depth-anything/Depth-Anything-V2-Metric-Outdoor-Large-hf",
         "4eab4cf1983c2801c515804005214de56a4b67cc",
-        UNSTATED_METRIC + NON_COMMERCIAL,
+        UNSTATED,
         1341,
         "15f7de4b22f1b1194847ea694ee9ed6395563ba5cd52b70b87901f183c232c9a",
     ),

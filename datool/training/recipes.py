@@ -132,15 +132,17 @@ RECIPES: dict[str, Recipe] = {
     # The model that ships, trained on two CPU cores.
     "tiny": Recipe(
         model="tiny",
-        num_scenes=16_000,
-        scene_px=(128, 160),
-        sizes=((0.0, 96, 128), (0.8, 128, 160)),
-        batch_size=32,
-        steps=4800,
-        gradient_weight=0.2,
-        lr_encoder=7e-4,
-        lr_head=7e-4,
-        validate_every=400,
+        num_scenes=12_000,
+        scene_px=(112, 144),
+        sizes=((0.0, 96, 128), (0.85, 112, 144)),
+        colour=0.5,
+        batch_size=16,
+        steps=5600,
+        gradient_weight=0.1,
+        lr_encoder=5e-4,
+        lr_head=5e-4,
+        warmup=300,
+        validate_every=700,
     ),
     # The whole path in a minute, for tests and for a first look.
     "nano": Recipe(

@@ -1,0 +1,361 @@
+"""The commands: parse, call one job, draw what it returns. Nothing here knows how depth is made."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from typer.core import TyperGroup
+
+from datool import __version__
+from datool.errors import DatoolError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from datool.jobs.predict import PredictSummary, Progress
+
+FAILED, INTERRUPTED = 1, 130
+# Failures that are listed one by one; the manifest has them all.
+LISTED = 20
+# Between lines of progress where stderr is no terminal.
+LINE_EVERY_S = 10.0
+
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class _Commands(TyperGroup):
+    """Turns what is expected to go wrong into a message and an exit code, for every command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DatoolError as error:
+            _say("error", error.problem, "bold red")
+            if error.hint:
+                _say("hint", error.hint, "cyan")
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            _say("interrupted", "what is finished is kept; the same command goes on from there.", "bold red")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="datool",
+    help="Monocular depth: depth maps from photos.",
+    epilog="Example: datool predict photos/ --out depth/",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+# Options that mean the same in every command
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Output folder; made if it is not there.", show_default=False)
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE|FOLDER",
+        help="A name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, NAME=FILE, or auto: what "
+        "OUT already holds, else Depth Anything V2 Small if cached or to be fetched, else the bundled tiny.",
+    ),
+]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto (cuda, else mps, else cpu), cuda, cuda:1, mps or cpu.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="fp32, bf16, fp16, or auto: bf16 where GPU or CPU compute it themselves, else fp32."
+    ),
+]
+BatchSize = Annotated[
+    str, typer.Option(metavar="N", help="Photos a forward: a number, or auto (1 on a CPU, what fits on a GPU).")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PX",
+        help="Short side of the network's input in pixels; default: the model's (518 for the published ones).",
+        min=1,
+        show_default=False,
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished images again and replace files in the way.")]
+MaxPixels = Annotated[int, typer.Option(metavar="N", help="Photos with more pixels fail.", min=1)]
+MaxAspect = Annotated[float, typer.Option(metavar="RATIO", help="Photos more elongated than this to 1 fail.", min=1.0)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; warnings and errors stay.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"datool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def datool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Monocular depth: depth maps from photos."""
+
+
+@app.command(epilog="Example: datool predict photos/ 'more/**/*.jpg' --out depth/ --format png16,npy,color")
+def predict(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUTS...",
+            help="Photos, folders (recursive), globs in quotes, .txt lists (a path a line), or - for paths on stdin.",
+            show_default=False,
+        ),
+    ],
+    out: Out,
+    model: Model = "auto",
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Comma-separated: png16 (decodes alone), npy, npz, exr, exr-half, tiff, pfm; pictures: color, "
+            "color-inferno, color-turbo, grey, side-by-side.",
+        ),
+    ] = "png16,color",
+    size: Size = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    batch_size: BatchSize = "auto",
+    overwrite: Overwrite = False,
+    max_pixels: MaxPixels = 200_000_000,
+    max_aspect: MaxAspect = 8.0,
+    no_fallback: Annotated[
+        bool, typer.Option("--no-fallback", help="Fail where --model auto would take the bundled tiny.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the depth of photos, sub-folders mirrored, and OUT/manifest.jsonl with a row a photo.
+
+    A rerun skips what is finished. Photos that fail are listed, the others are written whole.
+    """
+    from datool.jobs.predict import PredictOptions
+    from datool.jobs.predict import predict as job
+
+    options = PredictOptions(
+        inputs=inputs,
+        out=out,
+        model=model,
+        formats=[name.strip() for name in format.split(",") if name.strip()],
+        size_px=size,
+        precision=precision,
+        device=device,
+        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
+        overwrite=overwrite,
+        max_pixels=max_pixels,
+        max_aspect=max_aspect,
+        fallback=not no_fallback,
+    )
+    with _Bar(quiet) as bar:
+        summary = job(options, bar.update)
+    if as_json:
+        failed = [{"input": path, "reason": reason} for path, reason in summary.failed]
+        typer.echo(json.dumps(asdict(summary) | {"failed": failed}, default=str))
+    elif not quiet:
+        _draw_predict(summary)
+    if summary.failed:
+        _list_failed(dict(summary.failed), out)
+        raise typer.Exit(FAILED)
+
+
+@app.command("train-teacher", epilog="Example: datool train-teacher --recipe nano --out runs/nano --set steps=200")
+def train_teacher(
+    out: Out,
+    recipe: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="tiny (the model that ships), nano (a minute), or a recipe.json.")
+    ] = "tiny",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a field of the recipe; repeatable.", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, by its own recipe.")] = False,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on rendered scenes with exact depth; the best weights are OUT/best.safetensors.
+
+    OUT also gets recipe.json, log.jsonl and last.ckpt, from which --resume goes on after a kill.
+    """
+    if resume and settings:
+        raise typer.BadParameter("a run is resumed by its own recipe; leave --set out.", param_hint="--set")
+    from datool.jobs.train import train
+    from datool.training.recipes import override, read_recipe
+
+    chosen = override(read_recipe(str(out / "recipe.json") if resume else recipe), settings or [])
+    with _Bar(quiet) as bar:
+        summary = train(chosen, out, resume, device, lambda line: bar.step(line, chosen.steps))
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str))
+    elif not quiet:
+        _draw_rows(
+            {
+                "weights": str(summary.weights),
+                "steps": f"{summary.steps}, {summary.seconds:.0f} s",
+                "held-out": f"AbsRel {summary.abs_rel:.3f}, delta1 {summary.delta1:.3f}",
+            }
+        )
+
+
+models = typer.Typer(help="List the models that datool knows by name, or fetch one.")
+app.add_typer(models, name="models")
+
+
+@models.callback(invoke_without_command=True, epilog="Example: datool models --json")
+def list_models(context: typer.Context, as_json: Json = False) -> None:
+    """List the models: size, licence, what their maps hold, what is cached."""
+    if context.invoked_subcommand:
+        return
+    from datool.jobs.models import list_models as job
+
+    infos = job()
+    if as_json:
+        typer.echo(json.dumps([asdict(info) for info in infos]))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("name", "gives", "MB", "weights"):
+        table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=title != "weights")
+    table.add_column("licence of the weights", overflow="fold")
+    for info in infos:
+        table.add_row(info.short, info.gives, str(info.size_mb or ""), info.place, info.licence)
+    Console(highlight=False).print(table)
+
+
+@models.command("get", epilog="Example: datool models get v2-small")
+def get_model(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of the list.", show_default=False)],
+    quiet: Quiet = False,
+) -> None:
+    """Fetch the weights of a model into the hub's cache (HF_HOME), and print the file: for machines without a network.
+
+    On such a machine, give the copied file as --model NAME=FILE.
+    """
+    from datool.jobs.models import get_model as job
+
+    typer.echo(job(name, lambda line: None if quiet else _say("note", line, "yellow")))
+
+
+def _draw_predict(summary: PredictSummary) -> None:
+    """Print the table of what was done."""
+    rate = f"{summary.done} at {summary.images_per_s:.1f} images/s" if summary.done else "0"
+    rows = {
+        "written": f"{rate}, {summary.seconds:.1f} s in all",
+        "skipped": f"{summary.skipped}, finished earlier" if summary.skipped else "",
+        "failed": str(len(summary.failed)) if summary.failed else "",
+        "model": f"{summary.model} ({summary.licence})" if summary.licence else summary.model,
+        "with": f"{summary.device}, {summary.precision}, short side {summary.size_px}",
+        "in": f"{summary.out} ({', '.join(summary.formats)}, manifest.jsonl)",
+    }
+    _draw_rows({name: value for name, value in rows.items() if value})
+
+
+def _draw_rows(rows: Mapping[str, str]) -> None:
+    """Print a summary: a name and a value a line."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    Console(highlight=False).print(table)
+
+
+def _list_failed(failed: Mapping[str, str], out: Path) -> None:
+    for path, reason in list(failed.items())[:LISTED]:
+        _say("failed", reason if path in reason else f"{path}: {reason}", "red")
+    if len(failed) > LISTED:
+        _say("failed", f"{len(failed) - LISTED} more, listed in {out / 'manifest.jsonl'}", "red")
+
+
+def _say(label: str, text: str, style: str) -> None:
+    """Write one labelled line to stderr; ``text`` may hold anything, file names with newlines and brackets too."""
+    errors.print(Text.assemble((f"{label}: ", style), text.encode("utf-8", "backslashreplace").decode()))
+
+
+class _Bar:
+    """Progress on stderr: a bar on a terminal, else a line now and then."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: tqdm[Any] | None = None
+        self.started = self.said = time.monotonic()
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self, progress: Progress) -> None:
+        """Draw what a job reports."""
+        if progress.message:
+            _say("note", progress.message, "yellow")
+        elif not self.quiet and progress.todo:
+            if sys.stderr.isatty():
+                self._draw(progress)
+            else:
+                self._write(progress)
+
+    def step(self, line: Mapping[str, float], steps: int) -> None:
+        """Draw a line of a training log: ``step`` of ``steps``, and the figures beside it."""
+        if self.quiet:
+            return
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in line.items() if name != "step")
+        if not sys.stderr.isatty():
+            _say("step", f"{line['step']} of {steps}: {figures}", "dim")
+            return
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=steps, initial=int(line["step"]), unit="step", dynamic_ncols=True)
+        self.bar.update(line["step"] - self.bar.n)
+        self.bar.set_postfix_str(figures)
+
+    def _draw(self, progress: Progress) -> None:
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=progress.todo, unit="img", dynamic_ncols=True)
+        self.bar.update(progress.done + progress.failed - self.bar.n)
+        if progress.failed:
+            self.bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
+
+    def _write(self, progress: Progress) -> None:
+        now, count = time.monotonic(), progress.done + progress.failed
+        if count == 0:
+            self.started = self.said = now
+        elif now - self.said >= LINE_EVERY_S:
+            self.said, rate = now, count / (now - self.started)
+            left_s = (progress.todo - count) / rate
+            _say("progress", f"{count} of {progress.todo}, {rate:.1f} images/s, {left_s:.0f} s left", "dim")

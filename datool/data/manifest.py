@@ -1,0 +1,134 @@
+"""The manifest of an output folder: ``manifest.jsonl``, one row an image.
+
+`predict` writes it, and it is a data set for whatever reads maps. While a run goes on, finished images are appended,
+and of two rows for one image the later holds; so a run that is killed leaves a manifest that says what is finished. A
+last line that was cut off is dropped. At the end of a run the manifest is written anew with one row an image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from datool.errors import DatoolError
+from datool.files import write_bytes
+
+MANIFEST = "manifest.jsonl"
+STATUSES = ("pending", "done", "failed")
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One image and what became of it.
+
+    Args:
+        input: absolute path of the image.
+        status: ``pending`` (planned, or being written), ``done`` or ``failed``.
+        model, model_spec, model_sha256: the model's row, what `load` finds it by, and its identity.
+        size_px: short side of the network's input.
+        formats: what is written for the image.
+        precision: what the network computed in.
+        reason: why it failed.
+        outputs: format -> path relative to the manifest's folder, if done.
+        quantity, ambiguity: what the maps hold, if done.
+        scale, offset: value = pixel * scale + offset in the 16-bit PNG, if there is one.
+        image_size, network_size: (height, width).
+        camera: of the image, once something knows it.
+    """
+
+    input: str
+    status: str
+    model: str
+    model_spec: str
+    model_sha256: str
+    size_px: int
+    formats: tuple[str, ...]
+    precision: str
+    reason: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
+    quantity: str | None = None
+    ambiguity: str | None = None
+    scale: float | None = None
+    offset: float | None = None
+    image_size: tuple[int, int] | None = None
+    network_size: tuple[int, int] | None = None
+    camera: dict[str, float] | None = None
+
+    def to_line(self) -> bytes:
+        """Return the row as one line of JSON in ASCII, its end included."""
+        return json.dumps(asdict(self)).encode("ascii") + b"\n"
+
+
+def read_manifest(folder: Path) -> dict[str, ManifestRow]:
+    """Return the rows of the manifest in ``folder`` by input, in order; empty if there is none.
+
+    Raises:
+        DatoolError: it cannot be read, or a line other than a cut-off last one is no row.
+    """
+    path = folder / MANIFEST
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise DatoolError(f"cannot read {path}: {error.strerror}.", "Give another --out.") from error
+    rows: dict[str, ManifestRow] = {}
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end was cut off
+        row = _row(line)
+        if row is None:
+            raise DatoolError(
+                f"{path}, line {number}: not a row that datool wrote: {line[:60]!r}.",
+                "Restore the file, or give another --out.",
+            )
+        rows[row.input] = row
+    return rows
+
+
+def write_manifest(folder: Path, rows: Iterable[ManifestRow]) -> None:
+    """Write the manifest anew, one row an image, whole or not at all; it is left alone if nothing changes.
+
+    Raises:
+        DatoolError: it cannot be written.
+    """
+    path, data = folder / MANIFEST, b"".join(row.to_line() for row in rows)
+    if not path.exists() or path.read_bytes() != data:
+        write_bytes(path, data)
+
+
+def append_row(folder: Path, row: ManifestRow) -> None:
+    """Append a row with one write, so that a killed process leaves it whole or cut off, and others untouched.
+
+    Raises:
+        DatoolError: it cannot be written.
+    """
+    path = folder / MANIFEST
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            line = row.to_line()
+            if os.write(handle, line) != len(line):
+                raise DatoolError(f"cannot write {path}: disk full.", "Free some space, then run the same command.")
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise DatoolError(
+            f"cannot write {path}: {error.strerror}.", "Free some space or give permission, then run the same command."
+        ) from error
+
+
+def _row(line: bytes) -> ManifestRow | None:
+    try:
+        values: Any = json.loads(line)
+        known = {item.name for item in fields(ManifestRow)}
+        for name in ("formats", "image_size", "network_size"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        row = ManifestRow(**{name: value for name, value in values.items() if name in known})
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return row if row.status in STATUSES and isinstance(row.input, str) else None

@@ -1,0 +1,270 @@
+"""The house rules that no other test sees: who imports whom, what a command offers, what is documented."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from datool.cli import app
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "datool"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A room imports only rooms below its own number; rooms of one number do not know each other.
+LEVELS = {
+    "cli": 5,
+    "jobs": 4,
+    "estimators": 3,
+    "training": 3,
+    "evaluation": 2,
+    "models": 2,
+    "data": 2,
+    "files": 1,
+    "geometry": 1,
+    "colour": 0,
+    "depth": 0,
+    "errors": 0,
+}
+# Inside the lowest rooms the order is this one, each may import what stands after it.
+FOUNDATION = ["geometry", "files", "colour", "depth", "errors"]
+
+# library -> the modules that may import it
+OWNERS = {
+    "typer": {"cli"},
+    "rich": {"cli"},
+    "tqdm": {"cli"},
+    "timm": {"models.encoders"},
+    "open3d": {"geometry"},
+    "imageio": {"files"},
+    "OpenEXR": {"files"},
+    "pillow_heif": {"files"},
+    "ray": {"jobs.pseudo_label"},
+    "transformers": {"estimators.rivals"},
+    "huggingface_hub": {"models.hub", "models.weights"},
+    "safetensors": {"models.weights", "training.checkpoint"},
+    "torch.distributed": {"training.distributed"},
+}
+# Optional, or slow and rarely needed: never at the top of a module.
+ONLY_INSIDE_FUNCTIONS = {"open3d", "OpenEXR", "pillow_heif", "huggingface_hub", "ray", "transformers", "tqdm"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path):
+    """Yield (imported module, line, whether at the top of the module) for every import that runs."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    inside = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, node.lineno, node not in inside, node in for_types
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down(path):
+    here = name_of(path).split(".")[0]
+    if here in ("", "__main__"):
+        return
+    for name, line, _, _ in imports(path):
+        if not name.startswith("datool."):
+            continue
+        there = name.split(".")[1]
+        where = f"{path.relative_to(ROOT)}:{line} imports {name}"
+        if there in ("__version__", here):
+            assert here != "jobs" or there != "jobs", f"{where}: jobs do not know each other"
+            continue
+        assert there in LEVELS, f"{where}: an unknown room"
+        if here in FOUNDATION and there in FOUNDATION:
+            assert FOUNDATION.index(here) < FOUNDATION.index(there), f"{where}: upwards"
+        else:
+            assert LEVELS[there] < LEVELS[here], f"{where}: not downwards"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_libraries_stay_with_their_owner(path):
+    here = name_of(path)
+    for name, line, at_top, for_types in imports(path):
+        for library, owners in OWNERS.items():
+            if name != library and not name.startswith(f"{library}."):
+                continue
+            where = f"{path.relative_to(ROOT)}:{line} imports {name}"
+            assert any(here == owner or here.startswith(f"{owner}.") for owner in owners), f"{where}: {owners} may"
+            assert for_types or not (at_top and library in ONLY_INSIDE_FUNCTIONS), f"{where} at its top"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_command_line_prints_and_exits(path):
+    if name_of(path) == "cli":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            assert called not in ("print", "exit", "quit", "sys.exit", "eval", "exec"), (
+                f"{path}:{node.lineno}: {called}"
+            )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_is_caught_without_a_name(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            caught = ast.unparse(node.type) if node.type else ""
+            assert caught not in ("", "Exception"), f"{path}:{node.lineno}: catches everything"
+            if caught == "BaseException":
+                assert any(isinstance(inner, ast.Raise) for inner in ast.walk(node)), f"{path}:{node.lineno}: swallows"
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "import datool\n"
+        "from datool.cli import app\n"
+        "for arguments in (['--help'], ['predict', '--help'], ['--version']):\n"
+        "    assert CliRunner().invoke(app, arguments).exit_code == 0\n"
+        "heavy = {'torch', 'timm', 'cv2', 'numpy', 'open3d', 'tqdm', 'huggingface_hub', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_and_its_types_load_without_torch():
+    code = "import sys, datool; datool.DepthMap; datool.Camera; assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+# The options of every command, frozen: whoever changes one changes it here too, and in the README and CHANGELOG.
+OPTIONS = {
+    "predict": (
+        "inputs --out/-o --model --format --size --precision --device --batch-size --overwrite --max-pixels "
+        "--max-aspect --no-fallback --json --quiet/-q"
+    ),
+    "train-teacher": "--out/-o --recipe --set --resume --device --json --quiet/-q",
+    "models": "--json",
+    "models get": "name --quiet/-q",
+}
+
+
+def commands():
+    """Return every command by its full name, those of groups too."""
+    found = dict(get_command(app).commands)
+    for name, command in list(found.items()):
+        found |= {f"{name} {inner}": sub for inner, sub in getattr(command, "commands", {}).items()}
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_the_options_are_frozen(name):
+    found = ["/".join(item.opts) if item.param_type_name == "option" else item.name for item in commands()[name].params]
+    assert " ".join(found) == OPTIONS[name]
+
+
+def test_every_command_is_frozen_and_shows_an_example():
+    assert set(commands()) == set(OPTIONS)
+    for name, command in commands().items():
+        assert command.help and f"Example: datool {name} " in (command.epilog or ""), name
+        assert all(item.help for item in command.params), name
+
+
+def test_defaults_of_the_command_are_those_of_the_job():
+    from datool.jobs.predict import PredictOptions
+
+    offered = {item.name: item.default for item in commands()["predict"].params}
+    job = PredictOptions(inputs=[], out=Path())
+    assert offered["format"] == ",".join(job.formats)
+    for name in ("model", "precision", "device", "batch_size", "overwrite", "max_pixels", "max_aspect"):
+        assert offered[name] == getattr(job, name), name
+
+
+def test_help_names_every_row_of_what_it_offers():
+    from datool.estimators.predictor import PRECISIONS
+    from datool.files import MAP_FORMATS
+
+    helps = {item.name: item.help for item in commands()["predict"].params}
+    for name in MAP_FORMATS:
+        assert re.search(rf"(?<![\w-]){name}(?![\w-])", helps["format"]), name
+    assert all(name in helps["precision"] for name in PRECISIONS)
+
+
+# Where every table of rows stands, and what each row must resolve to.
+TABLES = {
+    "datool.models.encoders.ENCODERS": "timm_name",
+    "datool.models.depth_anything.MODELS": "encoder",
+    "datool.models.hub.PUBLISHED": "licence",
+    "datool.files.MAP_FORMATS": "suffix",
+    "datool.colour.COLOUR_MAPS": "__call__",
+    "datool.estimators.predictor.PRECISIONS": "itemsize",
+}
+
+
+@pytest.mark.parametrize("table", sorted(TABLES))
+def test_every_row_of_a_table_resolves(table):
+    module, _, name = table.rpartition(".")
+    rows = getattr(import_module(module), name)
+    assert rows
+    for key, row in rows.items():
+        assert re.fullmatch(r"[A-Za-z0-9_]+(-[A-Za-z0-9]+)*", key), f"{table}: '{key}' is not in kebab-case"
+        assert getattr(row, TABLES[table]), f"{table}['{key}']"
+
+
+def test_rows_name_rows_that_are_there():
+    from datool.models.encoders import ENCODERS
+    from datool.models.hub import PUBLISHED
+    from datool.models.rows import MODELS
+
+    assert {row.encoder for row in MODELS.values()} <= set(ENCODERS)
+    assert set(PUBLISHED) <= set(MODELS)
+    for row in MODELS.values():
+        assert max(row.taps) < ENCODERS[row.encoder].num_blocks and list(row.taps) == sorted(set(row.taps))
+
+
+def test_every_public_name_has_a_docstring():
+    for path in MODULES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree), path
+        for node in tree.body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_"):
+                assert ast.get_docstring(node), f"{path}:{node.lineno}: {node.name}"
+
+
+def test_every_imported_library_is_declared():
+    declared = re.findall(r'"([A-Za-z0-9_.-]+)(?:\[[^"]*\])?>=[^"]*"', (ROOT / "pyproject.toml").read_text("utf-8"))
+    names = {name.lower().replace("_", "-") for name in declared}
+    distributions = {"cv2": "opencv-python", "PIL": "pillow", "OpenEXR": "openexr"}
+    for path in MODULES:
+        for name, line, _, _ in imports(path):
+            top = name.split(".")[0]
+            if top in sys.stdlib_module_names or top in ("datool", "__future__"):
+                continue
+            library = distributions.get(top, top).replace("_", "-").lower()
+            assert library in names, f"{path.relative_to(ROOT)}:{line}: {top} is not in pyproject.toml"
