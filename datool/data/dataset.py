@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -22,8 +20,8 @@ class Scenes:
         device: where they are rendered and kept.
     """
 
-    def __init__(self, seed: int, num_scenes: int, size: Sequence[int], device: torch.device) -> None:
-        self.seed, self.num_scenes, self.size, self.device = seed, num_scenes, tuple(size), device
+    def __init__(self, seed: int, num_scenes: int, size: tuple[int, int], device: torch.device) -> None:
+        self.seed, self.num_scenes, self.size, self.device = seed, num_scenes, size, device
         self._stored = torch.zeros(num_scenes, dtype=torch.bool)
         self._images = torch.empty(num_scenes, 3, *self.size, dtype=torch.uint8, device=device)
         self._depths = torch.empty(num_scenes, *self.size, device=device)
@@ -56,5 +54,6 @@ class Scenes:
         return torch.randperm(self.num_scenes, generator=generator)
 
     def _render(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        scenes = render(self.seed, numbers, *self.size, device=self.device)
+        height_px, width_px = self.size
+        scenes = render(self.seed, numbers, height_px, width_px, device=self.device)
         return scenes.image_b3hw, scenes.depth_bhw

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from datool.data.dataset import Scenes
 from datool.data.sample import Batch
 from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, disparity_target, window
-from datool.depth import DepthMap, Quantity
+from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.estimators.predictor import choose_device
 from datool.evaluation.metrics import score_disparity
@@ -97,7 +97,7 @@ def train(
                 report({"step": run.step, **scores})
                 if scores["abs_rel"] < run.best["abs_rel"]:
                     run.best = scores
-                    save(out / "best.safetensors", run.averaged.module, recipe.model, half=True)
+                    save(out / "best.safetensors", run.averaged_model, recipe.model, half=True)
                 save_checkpoint(out / "last.ckpt", run.state())
     elapsed = time.monotonic() - started
     return TrainSummary(out / "best.safetensors", run.step, run.best["abs_rel"], run.best["delta1"], elapsed)
@@ -111,7 +111,7 @@ class _Run:
         self.best = {"abs_rel": math.inf, "delta1": 0.0}
         with torch.random.fork_rng():
             torch.manual_seed(recipe.seed)
-            self.model = build_model(recipe.model).to(device, memory_format=torch.channels_last)
+            self.model = build_model(recipe.model).to(device).to(memory_format=torch.channels_last)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
         self.averaged.eval()
         self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, recipe), betas=(0.9, 0.99))
@@ -126,7 +126,8 @@ class _Run:
 
     def advance(self, steps: int) -> tuple[dict[str, float], float]:
         """Take that many steps; return the mean losses and images/s."""
-        started, sums = time.monotonic(), {}
+        started = time.monotonic()
+        sums: dict[str, float] = {}
         self.model.train()
         for _ in range(steps):
             batch = self._batch()
@@ -161,13 +162,20 @@ class _Run:
                 row = self.model.row
                 scores.append(
                     score_disparity(
-                        DepthMap(pred, row.quantity, row.ambiguity), DepthMap(truth, Quantity.DEPTH, "none")
+                        DepthMap(pred, row.quantity, row.ambiguity), DepthMap(truth, Quantity.DEPTH, Ambiguity.NONE)
                     )
                 )
         return {
             "abs_rel": sum(score.abs_rel for score in scores) / len(scores),
             "delta1": sum(score.delta1 for score in scores) / len(scores),
         }
+
+    @property
+    def averaged_model(self) -> DepthAnything:
+        """The model with the averaged weights."""
+        model = self.averaged.module
+        assert isinstance(model, DepthAnything)
+        return model
 
     def state(self) -> dict[str, Any]:
         """Return all that `restore` needs."""

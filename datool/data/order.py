@@ -1,0 +1,259 @@
+"""The order in which training takes the samples of one or several sets: one endless sequence, of which a run is a part.
+
+Which sample stands at a position is computed from the seed and the position alone. So the only state of a run is a
+position, whoever reads: all ranks of all world sizes, and any number of workers, take parts of the same sequence.
+
+One set is gone through epoch by epoch, each a permutation: shards in a new order, and the samples of each few shards in
+a row shuffled together, so that reading stays within a few files. Several sets are mixed by weight, each with epochs of
+its own; without weights they are one set.
+
+Randomness is counter-based, so that any part of it is computed without what comes before. Source: Salmon et al. 2011
+(Philox), whose bits NumPy promises never to change (NEP 19).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from datool.errors import DatoolError
+
+if TYPE_CHECKING:
+    from torchdata.stateful_dataloader import StatefulDataLoader
+
+# A mixture repeats its shares in runs of this length, shuffled anew each time.
+RUN = 1 << 16
+
+
+@dataclass(frozen=True)
+class Place:
+    """What stands at one position.
+
+    Args:
+        set, shard, number: which sample: ``number`` counts within its shard.
+        epoch: how often its set was gone through before; with the sample it decides what augmentation draws.
+    """
+
+    set: int
+    shard: int
+    number: int
+    epoch: int
+
+
+class SampleOrder:
+    """The endless sequence of a seed.
+
+    Args:
+        sets: for each set, the samples of each of its shards; a set without shards is one shard.
+        seed: of everything that is drawn.
+        weights: how often each set is drawn, in any unit; None = the sets are gone through as one.
+        shards_per_block: how many shards are shuffled together.
+    Raises:
+        DatoolError: no sample, or a weight that is not above 0 or far too small to be kept.
+    """
+
+    def __init__(
+        self,
+        sets: Sequence[Sequence[int]],
+        seed: int,
+        weights: Sequence[float] | None = None,
+        shards_per_block: int = 8,
+    ) -> None:
+        empty = [number for number, counts in enumerate(sets) if sum(counts) == 0]
+        if empty or not sets:
+            raise DatoolError(f"nothing to order: {len(sets)} sets, empty: {empty}.", "Check what was packed.")
+        if shards_per_block < 1:
+            raise DatoolError(f"{shards_per_block} shards per block, expected at least 1.")
+        self.seed = seed
+        owners = [[(number, shard) for shard in range(len(counts))] for number, counts in enumerate(sets)]
+        if weights is None:
+            streams = [([count for counts in sets for count in counts], [pair for pairs in owners for pair in pairs])]
+        else:
+            streams = list(zip(([*counts] for counts in sets), owners, strict=True))
+        self._streams = [
+            _Stream(seed, number, counts, pairs, shards_per_block) for number, (counts, pairs) in enumerate(streams)
+        ]
+        self._shares = _shares(weights or [1.0], len(streams))
+
+    def sample_at(self, position: int) -> Place:
+        """Return what stands at ``position``, from 0 and without end."""
+        run, slot = divmod(position, RUN)
+        if len(self._streams) == 1:
+            return self._streams[0].at(position)
+        owners, earlier = _run(self.seed, run, self._shares)
+        stream = int(owners[slot])
+        return self._streams[stream].at(run * self._shares[stream] + int(earlier[slot]))
+
+    def epoch(self, number: int, set: int = 0) -> list[Place]:
+        """Return epoch ``number`` of a set, or of all sets where they have no weights: each sample once."""
+        stream = self._streams[set]
+        return [stream.at(number * stream.length + place) for place in range(stream.length)]
+
+
+class _Stream:
+    """The epochs of one set, or of several as one."""
+
+    def __init__(
+        self, seed: int, number: int, counts: Sequence[int], owners: Sequence[tuple[int, int]], shards_per_block: int
+    ) -> None:
+        self.key = (seed, number)
+        self.counts, self.owners, self.shards_per_block = np.array(counts, np.int64), owners, shards_per_block
+        self.length = int(self.counts.sum())
+        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
+
+    def at(self, position: int) -> Place:
+        epoch, place = divmod(position, self.length)
+        order, starts = self._shards(epoch)
+        # Starts of the shards in this epoch's order; a block is so many of them in a row.
+        block = (int(np.searchsorted(starts, place, "right")) - 1) // self.shards_per_block
+        first = block * self.shards_per_block
+        last = min(first + self.shards_per_block, len(order))
+        shuffled = _shuffled((*self.key, epoch, block + 1), int(starts[last] - starts[first]))
+        chosen = int(starts[first] + shuffled[place - int(starts[first])])
+        slot = int(np.searchsorted(starts, chosen, "right")) - 1
+        return Place(*self.owners[int(order[slot])], chosen - int(starts[slot]), epoch)
+
+    def _shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards in the epoch's order, and where each begins in it, the end included."""
+        plan = self._plan
+        if plan is None or plan[0] != epoch:
+            order = _shuffled((*self.key, epoch, 0), len(self.counts))
+            self._plan = plan = epoch, order, np.concatenate([[0], np.cumsum(self.counts[order])])
+        return plan[1:]
+
+
+def _shares(weights: Sequence[float], count: int) -> tuple[int, ...]:
+    """Return how many positions of a run each set gets: largest remainders, so that they add up."""
+    if len(weights) != count or not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise DatoolError(f"weights {list(weights)} for {count} sets, expected one above 0 for each.")
+    exact = np.array(weights, np.float64) / np.sum(weights) * RUN
+    shares = np.floor(exact).astype(np.int64)
+    rest = np.argsort(shares - exact, kind="stable")[: RUN - int(shares.sum())]
+    shares[rest] += 1
+    if (shares == 0).any():
+        raise DatoolError(
+            f"weight {weights[int(np.argmin(shares))]:g} is below 1 of {RUN} positions.", "Raise it, or leave it out."
+        )
+    return tuple(shares.tolist())
+
+
+@lru_cache(maxsize=4)
+def _run(seed: int, run: int, shares: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each position of a run its set, and how many positions of that set precede it in the run."""
+    counted = np.concatenate([np.arange(share) for share in shares])
+    # In the order of the draws every set's positions come in turn, so that its own sequence is kept.
+    owners = np.repeat(np.arange(len(shares)), shares)[_shuffled((seed, -1, run, 0), RUN)]
+    earlier = np.empty(RUN, np.int64)
+    earlier[np.argsort(owners, kind="stable")] = counted
+    return owners, earlier
+
+
+@lru_cache(maxsize=256)
+def _shuffled(key: tuple[int, ...], length: int) -> np.ndarray:
+    """Return a permutation of 0 to ``length`` - 1 by ``key`` alone, the same in all versions and on all machines."""
+    digest = hashlib.blake2b(repr(key).encode("ascii"), digest_size=16).digest()
+    bits = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(length)
+    return np.argsort(bits, kind="stable")
+
+
+def share(first: int, count: int, rank: int, world: int) -> range:
+    """Return the positions of one rank in the step that takes ``count`` positions from ``first`` on.
+
+    The shares of all ranks are disjoint, follow each other and miss none, whether ``world`` divides ``count`` or not.
+
+    Args:
+        first: the step's first position.
+        count: samples of all ranks together.
+        rank, world: which of how many.
+    """
+    return range(first + count * rank // world, first + count * (rank + 1) // world)
+
+
+def sample_loader(
+    read: Callable[[Place], Any],
+    order: SampleOrder,
+    batch_size: int,
+    position: int = 0,
+    stop: int | None = None,
+    rank: int = 0,
+    world: int = 1,
+    num_workers: int = 0,
+    collate: Callable[[list[Any]], Any] = list,
+) -> StatefulDataLoader:
+    """Return a loader of one rank's batches, whose whole state is the position after the last batch it gave.
+
+    ``state_dict()`` is ``{"position": n}``: the same on every rank, and taken up by any other world size, number of
+    workers or batch size (the loader's own state would hold for the same number of workers only).
+
+    Args:
+        read: a sample, with what is drawn for it; called in the workers, so it must pickle.
+        order: of the samples.
+        batch_size: of all ranks together.
+        position: where to begin.
+        stop: where to end; the last batch is smaller, and a rank whose share of it is empty gets none. None = never.
+        rank, world: which of how many.
+        num_workers: processes that read; 0 = this one.
+        collate: what makes a batch of a list of samples.
+    Raises:
+        DatoolError: torchdata is not installed, or fewer samples in a batch than ranks.
+    """
+    if not 0 <= rank < world <= batch_size:
+        raise DatoolError(f"a batch of {batch_size} for rank {rank} of {world}, expected one sample or more a rank.")
+    try:
+        from torchdata.stateful_dataloader import StatefulDataLoader
+    except ImportError as error:
+        raise DatoolError(
+            "loading samples in training needs an optional library.", "Install it: pip install 'datool[train]'."
+        ) from error
+
+    def steps(first: int) -> Iterator[range]:
+        """Yield the positions of each step, of all ranks together."""
+        while stop is None or first < stop:
+            last = first + batch_size if stop is None else min(first + batch_size, stop)
+            yield range(first, last)
+            first = last
+
+    class Loader(StatefulDataLoader):
+        position: int
+
+        def __iter__(self) -> Iterator[Any]:
+            self.batch_sampler.first = self.position
+            mine = super().__iter__()
+            for step in steps(self.position):
+                batch = next(mine) if share(step.start, len(step), rank, world) else None
+                self.position = step.stop
+                if batch is not None:
+                    yield batch
+
+        def state_dict(self) -> dict[str, int]:
+            return {"position": self.position}
+
+        def load_state_dict(self, state: dict[str, int]) -> None:
+            self.position = state["position"]
+
+    class Shares:
+        first = position
+
+        def __iter__(self) -> Iterator[list[int]]:
+            for step in steps(self.first):
+                if mine := share(step.start, len(step), rank, world):
+                    yield list(mine)
+
+    loader = Loader(_Samples(read, order), batch_sampler=Shares(), num_workers=num_workers, collate_fn=collate)
+    loader.position = position
+    return loader
+
+
+class _Samples:
+    """The sequence as torch's loader asks for it."""
+
+    def __init__(self, read: Callable[[Place], Any], order: SampleOrder) -> None:
+        self.read, self.order = read, order
+
+    def __getitem__(self, position: int) -> Any:
+        return self.read(self.order.sample_at(position))
