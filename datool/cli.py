@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 from typer.core import TyperGroup
 
 from datool import __version__
@@ -22,6 +19,8 @@ from datool.errors import DatoolError
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from datool.jobs.evaluate import BenchResult, EvalSummary
+    from datool.jobs.evaluate import Progress as EvalProgress
     from datool.jobs.predict import PredictSummary, Progress
 
 FAILED, INTERRUPTED = 1, 130
@@ -29,8 +28,6 @@ FAILED, INTERRUPTED = 1, 130
 LISTED = 20
 # Between lines of progress where stderr is no terminal.
 LINE_EVERY_S = 10.0
-
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 class _Commands(TyperGroup):
@@ -56,7 +53,7 @@ app = typer.Typer(
     epilog="Example: datool predict photos/ --out depth/",
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -83,9 +80,7 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto (cuda, else mps, else cpu), cuda, cuda:1, mps or cpu.")]
 Precision = Annotated[
     str,
-    typer.Option(
-        metavar="NAME", help="fp32, bf16, fp16, or auto: bf16 where GPU or CPU compute it themselves, else fp32."
-    ),
+    typer.Option(metavar="NAME", help="fp32, bf16, fp16, or auto: bf16 where the device computes it, else fp32."),
 ]
 BatchSize = Annotated[
     str, typer.Option(metavar="N", help="Photos a forward: a number, or auto (1 on a CPU, what fits on a GPU).")
@@ -228,6 +223,219 @@ def train_teacher(
         )
 
 
+@app.command("eval", epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small")
+def evaluate(
+    bench: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Comma-separated: da2k, nyu, kitti, sintel, ddad, eth3d, diode, ibims, or all that are found.",
+            show_default=False,
+        ),
+    ] = "",
+    root: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=DIR",
+            help="Where a data set is; else $DATOOL_DATA/NAME or data/NAME. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|FILE|FOLDER",
+            help="A name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, or NAME=FILE; no auto.",
+            show_default=False,
+        ),
+    ] = "",
+    predictions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|PATTERN",
+            help="Saved maps instead of a model: an output of datool predict, a folder of npy, npz, exr, tiff, pfm or "
+            "16-bit png named as the images, or a pattern such as 'maps/{id}_depth.npy' ({stem}: its last part).",
+            show_default=False,
+        ),
+    ] = None,
+    manifest: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='Own data instead of --bench: lines of {"image": ..., "depth": ...}.',
+            show_default=False,
+        ),
+    ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="lsq-disparity, da-v2-reconstructed, midas, marigold, moge-disparity, zoe-metric or v2-metric; "
+            "default: the benchmark's, lsq-disparity for --manifest. Pairs of points (da2k) have one.",
+            show_default=False,
+        ),
+    ] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a field of the protocol: crop, far, alignment, metrics, ... Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    quantity: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of saved maps that do not say: depth or disparity.", show_default=False),
+    ] = None,
+    ambiguity: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of saved maps that do not say: none (metres), scale or scale-and-shift.",
+            show_default=False,
+        ),
+    ] = None,
+    divisor: Annotated[
+        float | None,
+        typer.Option(metavar="N", help="Of 16-bit png of other programs: value = pixel / N.", show_default=False),
+    ] = None,
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a row an image; a rerun goes on from what is there.", show_default=False
+        ),
+    ] = None,
+    size: Size = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    batch_size: BatchSize = "auto",
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes for saved maps; 0 = one a CPU core.", min=0)] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model or saved maps against a benchmark or own data, with the protocol beside every number.
+
+    Images that cannot be scored are counted and named; the mean is over the others.
+    """
+    from datool.depth import Ambiguity, Quantity
+    from datool.errors import lookup
+    from datool.jobs.evaluate import EvalOptions
+    from datool.jobs.evaluate import evaluate as job
+
+    quantities = {item.value: item for item in Quantity}
+    ambiguities = {item.value: item for item in Ambiguity}
+    options = EvalOptions(
+        bench=[name.strip() for name in bench.split(",") if name.strip()],
+        manifest=manifest,
+        model=model,
+        predictions=predictions,
+        quantity=None if quantity is None else lookup(quantities, quantity, "quantity"),
+        ambiguity=None if ambiguity is None else lookup(ambiguities, ambiguity, "ambiguity"),
+        divisor=divisor,
+        roots={name: Path(place) for name, place in _pairs(root, "--root", "NAME=DIR").items()},
+        protocol=protocol,
+        overrides=_pairs(settings, "--set", "KEY=VALUE"),
+        csv=csv,
+        size_px=size,
+        precision=precision,
+        device=device,
+        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
+        workers=workers,
+    )
+    with _Bar(quiet) as bar:
+        summary = job(options, bar.update)
+    if as_json:
+        typer.echo(summary.to_json())
+    elif not quiet:
+        _draw_eval(summary)
+    failed = [(result.bench, id, reason) for result in summary.results for id, reason in result.failed]
+    for name, id, reason in failed[:LISTED]:
+        _say("failed", f"{name} {id}: {reason}", "red")
+    if len(failed) > LISTED:
+        _say("failed", f"{len(failed) - LISTED} more; --csv FILE and --json list them all", "red")
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _pairs(given: list[str] | None, option: str, form: str) -> dict[str, str]:
+    """Return the names and values of a repeatable option."""
+    pairs = {}
+    for text in given or []:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise typer.BadParameter(f"got '{text}', expected {form}.", param_hint=option)
+        pairs[name] = value
+    return pairs
+
+
+def _draw_eval(summary: EvalSummary) -> None:
+    """Print a table a benchmark: ours, groups, and what was published; under it, how it was measured."""
+    for name, reason in summary.missing.items():
+        _say("note", f"{name} passed over: {reason}", "yellow")
+    for result in summary.results:
+        _draw_result(result, summary)
+
+
+def _draw_result(result: BenchResult, summary: EvalSummary) -> None:
+    from datool.evaluation.metrics import METRICS
+
+    titles = {name: METRICS[name].title for name in result.fields["metrics"]}
+    ours = [[title, _number(result.values.get(name))] for name, title in titles.items()]
+    _draw_numbers([result.bench, "scored here"], ours)
+    groups = [
+        [name, f"{values['weight']:.0f}", *(_number(values[metric]) for metric in titles)]
+        for name, values in result.groups.items()
+    ]
+    _draw_numbers(["group", "weight", *titles.values()], groups)
+    tables = [table.values for table in result.published]
+    shown = [name for name in titles if any(name in values for table in tables for values in table.values())]
+    printed = [
+        [model + ("" if table.reproducible else " *"), table.protocol, *(_number(values.get(name)) for name in shown)]
+        for table in result.published
+        for model, values in table.values.items()
+        if values.keys() & set(shown)
+    ]
+    _draw_numbers(["published", "protocol", *(titles[name] for name in shown)], printed)
+    fields = ", ".join(f"{name} {_field(value)}" for name, value in result.fields.items() if name != "metrics")
+    counts = {"images": result.num_images, "scored": result.num_scored, **result.failures}
+    rows = {
+        "of": summary.predictor,
+        "on": f"{result.title}, {result.root}",
+        "images": ", ".join(f"{count} {name}" for name, count in counts.items()),
+        "flagged": ", ".join(f"{count} {flag}" for flag, count in result.flags.items()),
+        "protocol": f"{result.protocol} {result.protocol_sha256} (datool {summary.version}): {fields}",
+    }
+    for published in result.published:
+        note = "reproducible" if published.reproducible else "* not reproducible"
+        rows[f"{published.source}, {note}"] = published.why
+    _draw_rows({name: value for name, value in rows.items() if value})
+
+
+def _draw_numbers(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print names and their numbers; nothing without rows."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, title in enumerate(titles):
+        table.add_column(Text(title), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _field(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value) or "-"
+
+
 models = typer.Typer(help="List the models that datool knows by name, or fetch one.")
 app.add_typer(models, name="models")
 
@@ -243,6 +451,9 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in infos]))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("name", "gives", "MB", "weights"):
         table.add_column(title, justify="right" if title == "MB" else "left", no_wrap=title != "weights")
@@ -282,6 +493,10 @@ def _draw_predict(summary: PredictSummary) -> None:
 
 def _draw_rows(rows: Mapping[str, str]) -> None:
     """Print a summary: a name and a value a line."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -299,7 +514,11 @@ def _list_failed(failed: Mapping[str, str], out: Path) -> None:
 
 def _say(label: str, text: str, style: str) -> None:
     """Write one labelled line to stderr; ``text`` may hold anything, file names with newlines and brackets too."""
-    errors.print(Text.assemble((f"{label}: ", style), text.encode("utf-8", "backslashreplace").decode()))
+    from rich.console import Console
+    from rich.text import Text
+
+    printable = text.encode("utf-8", "backslashreplace").decode()
+    Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((f"{label}: ", style), printable))
 
 
 class _Bar:
@@ -317,7 +536,7 @@ class _Bar:
         if self.bar is not None:
             self.bar.close()
 
-    def update(self, progress: Progress) -> None:
+    def update(self, progress: Progress | EvalProgress) -> None:
         """Draw what a job reports."""
         if progress.message:
             _say("note", progress.message, "yellow")
@@ -342,16 +561,18 @@ class _Bar:
         self.bar.update(line["step"] - self.bar.n)
         self.bar.set_postfix_str(figures)
 
-    def _draw(self, progress: Progress) -> None:
+    def _draw(self, progress: Progress | EvalProgress) -> None:
         if self.bar is None:
             from tqdm import tqdm
 
             self.bar = tqdm(total=progress.todo, unit="img", dynamic_ncols=True)
+        if self.bar.total != progress.todo:  # the next of several sets
+            self.bar.reset(total=progress.todo)
         self.bar.update(progress.done + progress.failed - self.bar.n)
         if progress.failed:
             self.bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
 
-    def _write(self, progress: Progress) -> None:
+    def _write(self, progress: Progress | EvalProgress) -> None:
         now, count = time.monotonic(), progress.done + progress.failed
         if count == 0:
             self.started = self.said = now

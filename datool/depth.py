@@ -90,7 +90,7 @@ class DepthMap:
         if self.ambiguity is Ambiguity.SCALE_AND_SHIFT:
             raise DatoolError(
                 f"cannot turn {self.quantity.value} known up to scale and shift into {quantity.value}.",
-                "Align it to known depth (datool.evaluation.metrics.align), or use a metric model.",
+                "Align it to known depth (datool.evaluation.alignment), or use a metric model.",
             )
         with np.errstate(divide="ignore"):
             return DepthMap(np.float32(1) / self.values, quantity, self.ambiguity)

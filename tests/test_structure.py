@@ -170,6 +170,10 @@ OPTIONS = {
         "--max-aspect --no-fallback --json --quiet/-q"
     ),
     "train-teacher": "--out/-o --recipe --set --resume --device --json --quiet/-q",
+    "eval": (
+        "--bench --root --model --predictions --manifest --protocol --set --quantity --ambiguity --divisor --csv "
+        "--size --precision --device --batch-size --workers --json --quiet/-q"
+    ),
     "models": "--json",
     "models get": "name --quiet/-q",
 }
@@ -224,6 +228,11 @@ TABLES = {
     "datool.files.MAP_FORMATS": "suffix",
     "datool.colour.COLOUR_MAPS": "__call__",
     "datool.estimators.predictor.PRECISIONS": "itemsize",
+    "datool.evaluation.alignment.ALIGNMENTS": "title",
+    "datool.evaluation.benchmarks.BENCHMARKS": "protocols",
+    "datool.evaluation.metrics.METRICS": "title",
+    "datool.evaluation.protocols.CROPS": "title",
+    "datool.evaluation.protocols.PROTOCOLS": "sha256",
 }
 
 
