@@ -19,8 +19,8 @@ from datool.data.manifest import MANIFEST, read_manifest
 from datool.depth import Quantity
 from datool.errors import DatoolError
 from datool.estimators.predictor import load
-from datool.files import read_image, read_map, read_meta
-from datool.jobs.predict import LOCK, PredictOptions, Progress, predict
+from datool.files import LOCK, read_image, read_map, read_meta
+from datool.jobs.predict import PredictOptions, Progress, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 

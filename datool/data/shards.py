@@ -21,29 +21,27 @@ import hashlib
 import io
 import json
 import os
-import sys
 import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 import cv2
 import numpy as np
 
 from datool.data.sample import Sample
-from datool.data.sources.encoded import decode_image
+from datool.data.tars import refuse_unsafe, refused
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
-from datool.files import MAP_FORMATS, read_map, write_bytes
+from datool.files import LOCK, MAP_FORMATS, decode_image, held, read_map, write_bytes
 from datool.files.images import explained
 
 LAYOUT_VERSION = 1
 INDEX = "index.json"
-LOCK = ".datool.lock"
 # Pictures that webdataset decodes. An image's ending is one of these and nothing more: "0001.depth.png" is none.
 MAGIC = {b"\xff\xd8\xff": "jpg", b"\x89PNG\r\n\x1a\n": "png", b"RIFF": "webp"}
 IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -279,7 +277,7 @@ def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes]]]:
                 yield last, members
             last, members = key, {}
         if ending in members:
-            raise _refused(path, name, "the sample has two of that ending")
+            raise refused(path, name, "the sample has two of that ending")
         if data is not None:
             members[ending] = data
     if not members.keys().isdisjoint(IMAGE_ENDINGS):
@@ -303,13 +301,9 @@ def _members(path: Path, offset: int) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _check(info: tarfile.TarInfo, path: Path) -> None:
-    name = PurePosixPath(info.name)
-    if name.is_absolute() or ".." in name.parts or PureWindowsPath(info.name).is_absolute():
-        raise _refused(path, info.name, "it would leave the folder")
-    if not info.isdir() and (not info.isreg() or info.issparse()):
-        raise _refused(path, info.name, "it is a link, a device or sparse, not a plain file")
+    refuse_unsafe(info, path)
     if info.size > MAX_MEMBER_BYTES:
-        raise _refused(path, info.name, f"it is {info.size} bytes, more than {MAX_MEMBER_BYTES}")
+        raise refused(path, info.name, f"it is {info.size} bytes, more than {MAX_MEMBER_BYTES}")
 
 
 def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | None:
@@ -328,10 +322,6 @@ def _readable(path: Path) -> Iterator[None]:
             raise DatoolError(
                 f"cannot read {path}: no tar, or cut short ({error}).", "Fetch it again, or pack it anew."
             ) from error
-
-
-def _refused(path: Path, name: str, reason: str) -> DatoolError:
-    return DatoolError(f"refused {path}: member '{name}': {reason}.", "Do not trust it; fetch it from its authors.")
 
 
 @lru_cache(maxsize=64)
@@ -392,14 +382,11 @@ class ShardWriter:
                 raise DatoolError(
                     f"{self.folder} holds {foreign[0].name}, which datool did not write.", "Give another --out."
                 )
-            self._lock = open(self.folder / LOCK, "ab")
-        try:
-            _hold(self._lock, self.folder)
+        with ExitStack() as stack:
+            stack.enter_context(held(self.folder))
             for path in self.folder.glob(".datool-*.tmp"):  # what a killed run left
                 path.unlink()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._lock = stack.pop_all()
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -541,19 +528,3 @@ def _writable(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}.",
             "Free some space or give permission, then run the same command.",
         ) from error
-
-
-def _hold(lock: IO[bytes], folder: Path) -> None:
-    """Hold the folder until ``lock`` is closed, at the latest by the end of the process.
-
-    Windows has no such lock in Python's library: two runs at once on one folder are not noticed there.
-    """
-    if sys.platform != "win32":
-        import fcntl
-
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DatoolError(
-                f"another datool run is writing to {folder}.", "Wait for it, or give another --out."
-            ) from error

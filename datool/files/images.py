@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import struct
 import threading
@@ -65,6 +66,19 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             if magic == EXR_MAGIC:
                 return _read_exr(path, max_pixels)
             return _read_picture(path, file, max_pixels)
+
+
+def decode_image(data: bytes, name: str) -> np.ndarray:
+    """Return encoded bytes as `read_image` returns a file: (H, W, 3) uint8 RGB, upright.
+
+    Args:
+        data: a JPEG, PNG, WebP or what else Pillow reads.
+        name: of the picture and its container, for messages.
+    Raises:
+        DatoolError: no image, cut short, broken or too large.
+    """
+    with explained(name):
+        return _read_picture(Path(name), io.BytesIO(data), MAX_PIXELS)
 
 
 def _check_regular(path: Path) -> None:

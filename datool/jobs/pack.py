@@ -21,11 +21,10 @@ from datool.data.sample import Sample
 from datool.data.shards import Failed, Members, ShardWriter, encode_sample, image_ending
 from datool.data.sources import image_folders, image_shards, image_tars
 from datool.data.sources.base import Row, Source
-from datool.data.sources.encoded import decode_image
 from datool.data.sources.table import SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
-from datool.files import MAP_FORMATS
+from datool.files import MAP_FORMATS, decode_image
 from datool.files.images import explained
 
 IMAGES = ("original", "png", "jpeg")

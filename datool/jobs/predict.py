@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from datool.files import (
     MAX_PIXELS,
     ImageFile,
     check_formats,
+    held,
     list_images,
     output_path,
     plan_outputs,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from datool.estimators.predictor import Prediction, Predictor
     from datool.models.weights import LoadedModel
 
-LOCK = ".datool.lock"
 FORMATS = ("png16", "color")
 MIXING = "Give another --out, or --overwrite to do these images again."
 
@@ -143,7 +142,7 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
 
     from datool.estimators.predictor import Predictor
 
-    with _locked(out):
+    with held(out):
         rows = read_manifest(out)
         loaded = _choose_model(options, rows, progress)
         predictor = Predictor(
@@ -291,41 +290,20 @@ def _key(file: ImageFile) -> str:
     return os.path.abspath(file.path)
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Make the folder and hold it for this process alone; the lock ends with the process, however that ends.
-
-    Windows has no such lock in Python's library: two runs at once on one folder are not noticed there.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = open(out / LOCK, "ab")  # noqa: SIM115
-    except OSError as error:
-        raise DatoolError(f"cannot write to --out {out}: {error.strerror}.", "Give another --out.") from error
-    with handle:
-        if sys.platform != "win32":
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DatoolError(
-                    f"another datool run is writing to {out}.", "Wait for it, or give another --out."
-                ) from error
-        yield
-
-
 def _choose_model(
     options: PredictOptions, rows: Mapping[str, ManifestRow], progress: Callable[[Progress], None]
 ) -> LoadedModel:
     from datool.models.weights import choose_auto, load
 
+    def say(line: str) -> None:
+        progress(Progress(0, message=line))
+
     if options.model != "auto":
-        return load(options.model, lambda line: progress(Progress(0, message=line)))
+        return load(options.model, say)
     recorded = list(rows.values())[-1].model_spec if rows else None
-    loaded, reason = choose_auto(recorded, options.fallback)
+    loaded, reason = choose_auto(recorded, options.fallback, progress=say)
     if reason:
-        progress(Progress(0, message=reason))
+        say(reason)
     return loaded
 
 
@@ -339,13 +317,13 @@ def _spec(loaded: LoadedModel, given: str) -> str:
 def _check_same(out: Path, rows: Iterable[ManifestRow], wanted: ManifestRow) -> None:
     """Refuse to put maps beside those of another model, size or set of formats."""
     for row in rows:
-        for what, held, asked in (
+        for what, before, asked in (
             ("the model", f"{row.model} {row.model_sha256[:12]}", f"{wanted.model} {wanted.model_sha256[:12]}"),
             ("--size", row.size_px, wanted.size_px),
             ("--format", ",".join(row.formats), ",".join(wanted.formats)),
         ):
-            if held != asked:
-                raise DatoolError(f"{out} holds maps of another run: {what} was {held}, now {asked}.", MIXING)
+            if before != asked:
+                raise DatoolError(f"{out} holds maps of another run: {what} was {before}, now {asked}.", MIXING)
 
 
 def _is_finished(out: Path, row: ManifestRow | None) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -93,4 +94,7 @@ class DPTHead(nn.Module):
         for index in (3, 2, 1, 0):
             target = levels[index - 1].shape[-2:] if index else [2 * side for side in levels[0].shape[-2:]]
             fused = self.fusions[index](levels[index], fused, target)
-        return self.output2(_resize(self.output1(fused), size)).squeeze(1)
+        hidden = self.output2[:2](_resize(self.output1(fused), size))
+        # In bfloat16 this last sum of 32 products would leave a whole map a few hundred different values.
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.output2[2:](hidden.float()).squeeze(1)

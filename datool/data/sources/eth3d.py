@@ -24,11 +24,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
 from datool.data.sources.decode import depth_map, unreadable
-from datool.data.sources.encoded import read_stored
 from datool.data.sources.trees import find_list, find_root, folders, keys, listed, read_list, require_pairs
 from datool.depth import Ambiguity, Camera, Quantity
 from datool.errors import DatoolError
@@ -71,7 +71,7 @@ def read(row: Row) -> Sample:
         DatoolError: a file is unreadable, or the depth has not a number a pixel.
     """
     assert row.depth is not None, "index names the depth"
-    image = read_stored(row.image)
+    image = _read_stored(row.image)
     height, width = image.shape[:2]
     with explained(f"depth {row.depth}"):
         data = row.depth.read_bytes()
@@ -149,3 +149,15 @@ def _camera(path: Path, number: int, height: int, width: int) -> Camera:
 
 
 ETH3D = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+
+
+def _read_stored(path: Path) -> np.ndarray:
+    """Return the pixels as they are stored, (H, W, 3) uint8 RGB, whatever the EXIF orientation says.
+
+    For sets whose truth lies on the stored pixels.
+
+    Raises:
+        DatoolError: missing, no image, or cut short.
+    """
+    with explained(str(path)), Image.open(path) as image:
+        return np.array(image.convert("RGB"))

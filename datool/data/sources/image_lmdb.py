@@ -19,9 +19,9 @@ from typing import Any
 
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
-from datool.data.sources.encoded import decode_image
 from datool.data.sources.image_folders import ALL, part
 from datool.errors import DatoolError
+from datool.files import decode_image
 
 DATA = "data.mdb"
 LAYOUT = """\

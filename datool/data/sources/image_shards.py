@@ -20,10 +20,10 @@ from pathlib import Path, PurePosixPath
 
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
-from datool.data.sources.encoded import decode_image
 from datool.data.sources.image_folders import ALL
 from datool.data.sources.image_tars import members, read_member, tars
 from datool.errors import DatoolError
+from datool.files import decode_image
 
 LAYOUT = """\
 00000.tar, 00001.tar, ... with 000000000.jpg, 000000000.json, 000000000.txt, 000000001.jpg, ... in each"""

@@ -22,14 +22,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
-from datool.data.sources.encoded import decode_image
 from datool.data.sources.image_folders import ALL, part
+from datool.data.tars import refuse_unsafe
 from datool.errors import DatoolError
+from datool.files import decode_image
 from datool.files.images import explained
 from datool.files.listing import IMAGE_SUFFIXES
 
@@ -93,14 +94,9 @@ def members(path: Path) -> Iterator[Member]:
     with _readable(path), tarfile.open(path, "r:gz" if path.name.endswith(COMPRESSED) else "r:") as tar:
         for info in tar:
             tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-            name = PurePosixPath(info.name)
-            if name.is_absolute() or ".." in name.parts or PureWindowsPath(info.name).is_absolute():
-                raise _refused(path, info.name, "it would leave the folder")
-            if info.isdir():
-                continue
-            if not info.isreg() or info.issparse():
-                raise _refused(path, info.name, "it is a link, a device or sparse, not a plain file")
-            yield Member(name.as_posix(), info.offset)
+            refuse_unsafe(info, path)
+            if not info.isdir():
+                yield Member(PurePosixPath(info.name).as_posix(), info.offset)
 
 
 def read_member(path: Path, offset: int) -> tuple[str, bytes]:
@@ -173,7 +169,3 @@ def _readable(path: Path) -> Iterator[None]:
         except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise DatoolError(f"cannot read {path}: no tar, or cut short ({reason}).", "Fetch it again.") from error
-
-
-def _refused(path: Path, name: str, reason: str) -> DatoolError:
-    return DatoolError(f"refused {path}: member '{name}': {reason}.", "Do not trust it; fetch it from its authors.")
