@@ -150,12 +150,13 @@ class _Run:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Score the averaged weights on the held-out scenes, at the size that training is at."""
+        """Score the averaged weights on the held-out scenes, at the size that training ends at."""
         scores = []
+        _, *size = self.recipe.sizes[-1]
         for start in range(0, self.recipe.num_validation, self.recipe.batch_size):
             numbers = torch.arange(start, min(start + self.recipe.batch_size, self.recipe.num_validation))
             image, depth = self.held_out.get(numbers)
-            image, depth = window(image, depth, self._size(), 1.0, torch.full((len(image), NUM_WINDOW_DRAWS), 0.5))
+            image, depth = window(image, depth, size, 1.0, torch.full((len(image), NUM_WINDOW_DRAWS), 0.5))
             with self._autocast():
                 prediction = self.averaged(self._normalise(image)).float()
             for pred, truth in zip(prediction.cpu().numpy(), depth.cpu().numpy(), strict=True):

@@ -31,6 +31,9 @@ from datool.models.rows import MODELS
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
+# Measured with `evaluation.metrics.score_disparity`: two KITTI frames and one of NYU, and a disparity that a released V2
+# model gave for each (which of its sizes is not recorded).
+ACCURACY = "mean AbsRel 0.226 on three real photos, where a released Depth Anything V2 model has 0.066"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -141,8 +144,9 @@ def choose_auto(
         )
     return load(BUNDLED), (
         f"Depth Anything V2 Small is not cached and cannot be fetched ({reason}), so datool uses '{BUNDLED}', the "
-        "small model that comes with it: much less accurate. For V2 Small run `datool models get v2-small` where there "
-        f"is a network; to choose yourself give --model NAME or --model FILE (--model {BUNDLED} says this is meant)."
+        f"small model that comes with it. It is much less accurate: {ACCURACY}. For V2 Small run "
+        "`datool models get v2-small` where there is a network; to choose yourself give --model NAME or --model FILE "
+        f"(--model {BUNDLED} says this is meant)."
     )
 
 
