@@ -251,7 +251,10 @@ def test_a_model_scores_as_its_saved_maps_do(data, tmp_path):
         (tmp_path / "own/sub").mkdir(parents=True, exist_ok=True)
         np.save(tmp_path / f"own/{name}.npy", predictor.predict(manifest.parent / f"{name}.png").values)
     saved = evaluate(EvalOptions(manifest=manifest, predictions=tmp_path / "own", **RELATIVE)).results[0]
-    assert {row.id: row.values for row in saved.rows} == {row.id: row.values for row in scored.rows}
+    expected = {row.id: row.values for row in scored.rows}
+    assert {row.id for row in saved.rows} == set(expected)
+    for row in saved.rows:  # the number of threads decides the last bits of a forward
+        assert row.values == pytest.approx(expected[row.id], rel=1e-5)
 
 
 def test_an_unreadable_photo_is_named_beside_the_scores_of_a_model(data, tmp_path):
@@ -280,7 +283,7 @@ def test_a_model_sees_the_photo_as_the_benchmark_crops_it(tmp_path):
     (tmp_path / "maps").mkdir()
     np.save(tmp_path / "maps/a.npy", Predictor(load(source), "cpu", "fp32", 28).predict(cropped).values)
     saved = evaluate(EvalOptions(predictions=tmp_path / "maps", **how, **RELATIVE)).results[0]
-    assert scored.values == saved.values and scored.rows[0].weight == saved.rows[0].weight > 0
+    assert saved.values == pytest.approx(scored.values, rel=1e-5) and scored.rows[0].weight == saved.rows[0].weight > 0
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="the real images are not part of the project")
