@@ -31,8 +31,8 @@ from datool.models.rows import MODELS
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
-# Measured with `evaluation.metrics.score_disparity`: two KITTI frames and one of NYU, and a disparity that a released V2
-# model gave for each (which of its sizes is not recorded).
+# Measured with `evaluation.metrics.score_disparity` on two KITTI frames and one of NYU, for each of which there is a
+# disparity that a released V2 model gave (which of its sizes is not recorded).
 ACCURACY = "mean AbsRel 0.226 on three real photos, where a released Depth Anything V2 model has 0.066"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
