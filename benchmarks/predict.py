@@ -40,6 +40,7 @@ def main() -> None:
     arguments.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     arguments.add_argument("--batch-sizes", type=int, nargs="*", default=[1], help="of the pipeline; 1 is its loop")
     arguments.add_argument("--rounds", type=int, default=1)
+    arguments.add_argument("--only", nargs="*", help="contenders, by the names of the table")
     arguments.add_argument("--child", help=argparse.SUPPRESS)
     options = arguments.parse_args()
     if options.child:
@@ -51,6 +52,8 @@ def main() -> None:
         (work / "photos.txt").write_text("\n".join(str(photo.resolve()) for photo in photos))
         make_weights(work / "depth-anything-v2-small", options.size)
         contenders = ["datool", "datool predict", *(f"pipeline x{size}" for size in options.batch_sizes)]
+        contenders = [name for name in contenders if name in (options.only or contenders)]
+        check_sizes(photos, work / "depth-anything-v2-small")
         results: dict[str, list[dict[str, float]]] = {name: [] for name in contenders}
         for turn in range(options.rounds):
             for name in contenders if turn % 2 == 0 else reversed(contenders):
@@ -105,6 +108,20 @@ def make_weights(folder: Path, size: str) -> None:
         image_mean=[0.485, 0.456, 0.406],
         image_std=[0.229, 0.224, 0.225],
     ).save_pretrained(folder)
+
+
+def check_sizes(photos: list[Path], folder: Path) -> None:
+    """Stop unless both come to the same network size: transformers scales small photos to less than 518 pixels."""
+    from PIL import Image
+    from transformers import DPTImageProcessor
+
+    from datool.estimators.preprocess import network_size
+
+    processor = DPTImageProcessor.from_pretrained(folder)
+    for width, height in sorted({Image.open(photo).size for photo in photos}):
+        theirs = tuple(processor(Image.new("RGB", (width, height)), return_tensors="pt").pixel_values.shape[-2:])
+        if theirs != (ours := network_size(height, width, 518, 14)):
+            sys.exit(f"{width}x{height}: datool's network sees {ours}, transformers' {theirs}: take other photos.")
 
 
 def run(name: str, work: Path, options: argparse.Namespace) -> dict[str, float]:
