@@ -186,7 +186,7 @@ def predict(
 def train_teacher(
     out: Out,
     recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="tiny (the model that ships), nano (a minute), or a recipe.json.")
+        str, typer.Option(metavar="NAME|FILE", help="tiny (the model that ships), nano (seconds), or a recipe.json.")
     ] = "tiny",
     settings: Annotated[
         list[str] | None,

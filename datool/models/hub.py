@@ -51,9 +51,9 @@ class Published:
 
 def resolve(name: str) -> str | None:
     """Return the row that a name, a short name (``v2-small``) or a hub id of the table stands for; None if none."""
-    short = {short_name(key): key for key in MODELS}
-    if short_name(name) in short:
-        return short[short_name(name)]
+    names = _names()
+    if name in names:
+        return names[name]
     ids = {entry.repo.lower(): key for key, entry in PUBLISHED.items()}
     plain = {repo.removesuffix("-hf"): key for repo, key in ids.items()}
     aliases = {"hypersim": "indoor", "vkitti": "outdoor"}
@@ -80,7 +80,12 @@ def known(name: str) -> str:
     Raises:
         DatoolError: no such name; the nearest one is named.
     """
-    return lookup({name: key for key in MODELS for name in (key, short_name(key))}, name, "model")
+    return lookup(_names(), name, "model")
+
+
+def _names() -> dict[str, str]:
+    """Return the row behind each name and each short name."""
+    return {name: key for key in MODELS for name in (key, short_name(key))}
 
 
 def short_name(name: str) -> str:

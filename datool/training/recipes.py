@@ -144,7 +144,7 @@ RECIPES: dict[str, Recipe] = {
         warmup=300,
         validate_every=700,
     ),
-    # The whole path in a minute, for tests and for a first look.
+    # The whole path in seconds, for tests and for a first look.
     "nano": Recipe(
         model="nano",
         num_scenes=64,
