@@ -1,0 +1,75 @@
+"""The commands: parse, call one job, draw what it returns. Nothing here knows how depth is made."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from datool import __version__
+from datool.cli.draw import say
+from datool.cli.evaluate import evaluate
+from datool.cli.models import models
+from datool.cli.predict import predict
+from datool.cli.train import train_teacher
+from datool.errors import DatoolError
+
+FAILED, INTERRUPTED = 1, 130
+
+
+class _Commands(TyperGroup):
+    """Turns what is expected to go wrong into a message and an exit code, for every command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DatoolError as error:
+            say("error", error.problem, "bold red")
+            if error.hint:
+                say("hint", error.hint, "cyan")
+            raise typer.Exit(FAILED) from error
+        except KeyboardInterrupt as error:
+            say("interrupted", "what is finished is kept; the same command goes on from there.", "bold red")
+            raise typer.Exit(INTERRUPTED) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="datool",
+    help="Monocular depth: depth maps from photos.",
+    epilog="Example: datool predict photos/ --out depth/",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"datool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def datool(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Monocular depth: depth maps from photos."""
+
+
+app.command(epilog="Example: datool predict photos/ 'more/**/*.jpg' --out depth/ --format png16,npy,color")(predict)
+app.command("train-teacher", epilog="Example: datool train-teacher --recipe nano --out runs/nano --set steps=200")(
+    train_teacher
+)
+app.command("eval", epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small")(evaluate)
+app.add_typer(models, name="models")
