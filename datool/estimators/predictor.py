@@ -14,10 +14,11 @@ from typing import Generic, TypeVar, overload
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from datool.depth import DepthMap
 from datool.errors import DatoolError, lookup
+from datool.estimators.cpu import keep_buffers, packed
 from datool.estimators.preprocess import MAX_ASPECT, network_size, to_input
 from datool.files import read_image
 from datool.models.depth_anything import DepthAnything
@@ -105,7 +106,11 @@ class Predictor:
         chosen = choose_device(device)
         self.precision = choose_precision(precision, chosen)
         self._fits: dict[Size, int] = {}
-        self._net = net.to(chosen).to(memory_format=torch.channels_last).eval()
+        self._net: nn.Module = net.to(chosen).to(memory_format=torch.channels_last).eval()
+        if chosen.type == "cpu":
+            keep_buffers()
+            if self.precision == "fp32":
+                self._net = packed(self._net)
 
     @property
     def device(self) -> torch.device:

@@ -28,11 +28,11 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a map of the shape of ``x``, (B, C, H, W)."""
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return self.conv2(F.relu_(self.conv1(F.relu(x)))).add_(x)
 
 
 class Fusion(nn.Module):
-    """Add a finer level to the coarser result, refine, resize to the next level, project.
+    """Add a finer level to the coarser result, refine, project, resize to the next level.
 
     Args:
         features: channels.
@@ -48,8 +48,9 @@ class Fusion(nn.Module):
     def forward(self, level: Tensor, coarser: Tensor | None, size: Sequence[int]) -> Tensor:
         """Return (B, C, *size) from this level (B, C, h, w) and the coarser result, already of that size."""
         if self.unit1 is not None and coarser is not None:
-            level = coarser + self.unit1(level)
-        return self.project(_resize(self.unit2(level), size))
+            level = self.unit1(level).add_(coarser)
+        # The published head resizes first; a 1x1 and a resize commute, and this way round has a quarter of the pixels.
+        return _resize(self.project(self.unit2(level)), size)
 
 
 class DPTHead(nn.Module):
@@ -77,7 +78,9 @@ class DPTHead(nn.Module):
         self.adapts = nn.ModuleList(nn.Conv2d(out, features, 3, padding=1, bias=False) for out in channels)
         self.fusions = nn.ModuleList(Fusion(features, joins=level < 3) for level in range(4))
         self.output1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.output2 = nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 1, 1), last)
+        self.output2 = nn.Sequential(
+            nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(32, 1, 1), last
+        )
 
     def forward(self, tokens: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Return (B, H, W).

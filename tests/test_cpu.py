@@ -1,0 +1,37 @@
+"""The packed network is the network, to rounding, and leaves it alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from datool.estimators.cpu import PackedLinear, packed
+from datool.models.depth_anything import build_model
+
+pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny"])
+@torch.inference_mode()
+def test_packed_gives_the_same_map(name):
+    torch.manual_seed(0)
+    net = build_model(name).eval()
+    torch.nn.init.constant_(net.head.output2[2].bias, 1.0)
+    side = net.encoder.row.patch_px
+    image = torch.rand(2, 3, 5 * side, 7 * side)
+    before = net(image)
+    fast = packed(net)
+    after = fast(image)
+    assert before.std() > 0
+    assert (after - before).norm() < 1e-5 * (before - before.mean()).norm()
+
+
+def test_packing_leaves_the_network_and_shares_the_rest():
+    net = build_model("nano").eval()
+    keys = net.state_dict().keys()
+    fast = packed(net)
+    assert net.state_dict().keys() == keys
+    assert not any(isinstance(module, PackedLinear) for module in net.modules())
+    if fast is not net:
+        assert not any(type(module) is torch.nn.Linear for module in fast.modules())
+        assert fast.head.output1.weight is net.head.output1.weight
