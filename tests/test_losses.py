@@ -5,11 +5,16 @@ import torch
 
 from datool.training.losses import (
     align_least_squares,
+    drop_largest,
+    feature_alignment,
     gradient_matching,
     masked_mean,
     normalise_median,
+    scale_anchor,
+    silog,
     ssi_mae,
     ssi_mse,
+    ssi_trimmed,
 )
 
 
@@ -105,3 +110,96 @@ def test_gradients_are_those_of_the_formula():
             moved[place] -= 2 * step
             low = ssi(moved, target, valid)[0].double().sum()
             assert pred.grad[place].item() == pytest.approx(((high - low) / (2 * step)).item(), abs=5e-3)
+
+
+def test_trimmed_is_the_mean_over_what_is_kept():
+    pred, target, valid = maps()
+    loss, residual = ssi_trimmed(pred, target, valid)
+    for image in range(len(pred)):
+        sizes = residual[image][valid[image]].abs().sort().values
+        count = len(sizes)
+        expected = sizes[: count - int(count * 0.2)].sum() / (2 * count)
+        torch.testing.assert_close(loss[image], expected)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.35, 1.0])
+def test_exactly_the_share_with_the_largest_values_is_dropped(share):
+    values, _, valid = maps()
+    kept = drop_largest(values, valid, share)
+    assert (kept <= valid).all()
+    for image in range(len(values)):
+        count = int(valid[image].sum())
+        dropped = valid[image] & ~kept[image]
+        assert dropped.sum() == int(count * share)
+        if dropped.any() and kept[image].any():
+            assert values[image][dropped].min() >= values[image][kept[image]].max()
+
+
+def test_silog_by_hand():
+    pred, target = torch.tensor([[[1.0, 2.0, 4.0]]]), torch.tensor([[[2.0, 2.0, 0.0]]])
+    valid = torch.tensor([[[True, True, False]]])
+    log2 = torch.tensor(2.0).log()
+    squares, mean = log2**2 / 2, log2 / 2
+    torch.testing.assert_close(silog(pred, target, valid), (squares - 0.5 * mean**2).sqrt()[None])
+    torch.testing.assert_close(silog(pred, target, valid, root=False), (squares - 0.5 * mean**2)[None])
+
+
+def test_silog_with_all_variance_forgives_scale_and_never_breaks():
+    pred, target, valid = maps()
+    pred, target = pred + 0.1, target + 0.1
+    for root in (False, True):
+        here = silog(pred, target, valid, 1.0, root)
+        torch.testing.assert_close(silog(7 * pred, target, valid, 1.0, root), here, rtol=1e-4, atol=1e-5)
+        assert (silog(7 * pred, target, valid, 0.5, root) > here).all()
+    for broken in (torch.zeros_like(pred), target.clone()):
+        broken.requires_grad_()
+        loss = silog(broken, torch.where(valid, target, torch.nan), valid)
+        loss.sum().backward()
+        assert loss.isfinite().all() and broken.grad.isfinite().all()
+        assert (broken.grad[~valid] == 0).all()
+
+
+def test_alignment_leaves_out_tokens_that_are_alike():
+    generator = torch.Generator().manual_seed(0)
+    tokens, frozen = torch.randn(2, 2, 8, 3, 4, generator=generator)
+    tokens = tokens.clone()
+    tokens[0, :, 0, 0] = 2 * frozen[0, :, 0, 0]
+    tokens.requires_grad_()
+    loss = feature_alignment(tokens, frozen, 0.85)
+    cosine = torch.nn.functional.cosine_similarity(tokens, frozen, dim=1)
+    for image in range(2):
+        kept = cosine[image] <= 0.85
+        torch.testing.assert_close(loss[image], (1 - cosine[image][kept]).mean())
+    loss.sum().backward()
+    assert (tokens.grad[0, :, 0, 0] == 0).all() and (tokens.grad[1, :, 0, 0] != 0).any()
+    assert (feature_alignment(frozen, 3 * frozen) == 0).all()
+
+
+def test_the_anchor_sees_the_scale_alone():
+    pred, target, valid = maps()
+    here = scale_anchor(target * 3 + 5, target, valid)
+    torch.testing.assert_close(here, torch.full((3,), 3.0).log().square(), rtol=1e-4, atol=1e-5)
+    assert scale_anchor(target - 2, target, valid).max() < 1e-6
+    flat = torch.ones_like(pred).requires_grad_()
+    loss = scale_anchor(flat, target, valid)
+    loss.sum().backward()
+    assert (loss == 0).all() and flat.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["silog", "alignment", "anchor"])
+def test_gradients_point_where_the_loss_goes(name):
+    generator = torch.Generator().manual_seed(1)
+    pred, target = (torch.rand(2, 2, 5, 6, generator=generator, dtype=torch.float64) + 0.5).unbind()
+    valid = torch.rand(2, 5, 6, generator=generator) > 0.2
+    functions = {
+        "silog": lambda x: silog(x, target, valid),
+        "alignment": lambda x: feature_alignment(x[:, :, None], target[:, :, None], 1.0),
+        "anchor": lambda x: scale_anchor(x, target, valid),
+    }
+    pred.requires_grad_()
+    (ours,) = torch.autograd.grad(functions[name](pred).sum(), pred)
+    step = 1e-2  # the losses compute in float32
+    direction = torch.randn(pred.shape, generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        ahead, behind = (functions[name](pred + sign * step * direction).double().sum() for sign in (1, -1))
+    torch.testing.assert_close((ours * direction).sum(), (ahead - behind) / (2 * step), rtol=2e-2, atol=1e-3)

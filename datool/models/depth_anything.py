@@ -26,6 +26,8 @@ class DepthAnything(nn.Module):
         self.encoder = build_encoder(row.encoder)
         last = nn.ReLU() if row.max_depth_m is None else nn.Sigmoid()
         self.head = DPTHead(self.encoder.row.width, row.channels, row.features, last)
+        # What aligned training may put between the student's tokens and a frozen encoder's; part of no weight file.
+        self.project: nn.Module = nn.Identity()
 
     @overload
     def forward(self, image_b3hw: Tensor, features: Literal[False] = False) -> Tensor: ...
@@ -46,7 +48,7 @@ class DepthAnything(nn.Module):
         prediction = self.head(tokens, image_b3hw.shape[-2:])
         if self.row.max_depth_m is not None:
             prediction = prediction * self.row.max_depth_m
-        return (prediction, tokens[-1]) if features else prediction
+        return (prediction, self.project(tokens[-1])) if features else prediction
 
 
 def build_model(name: str) -> DepthAnything:

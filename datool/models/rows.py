@@ -77,5 +77,6 @@ MODELS: dict[str, ModelRow] = {
     "depth-anything-v2-metric-outdoor-base": _v2("base", 80.0),
     "depth-anything-v2-metric-outdoor-large": _v2("large", 80.0),
     "nano": ModelRow("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), size_px=112),
+    "nano-metric": ModelRow("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), max_depth_m=80.0, size_px=112),
     "tiny": ModelRow("tiny", 48, (48, 64, 96, 128), (1, 3, 5, 7), size_px=96),
 }

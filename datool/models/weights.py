@@ -167,7 +167,11 @@ def save(path: Path, model: DepthAnything, row: str, meta: Mapping[str, str] | N
 
     if lookup(MODELS, row, "model") != model.row:
         raise DatoolError(f"cannot save {path}: the model is not a '{row}': {model.row}.")
-    state = {key: tensor.detach().to("cpu").contiguous() for key, tensor in model.state_dict().items()}
+    state = {
+        key: tensor.detach().to("cpu").contiguous()
+        for key, tensor in model.state_dict().items()
+        if not key.startswith("project.")
+    }
     if half:
         state = {key: tensor.half() for key, tensor in state.items()}
     for key, tensor in state.items():

@@ -1,4 +1,4 @@
-"""Losses between maps that are known up to scale and shift. Pure, masked, one value an image.
+"""Losses between maps, and between tokens. Pure, masked, one value an image.
 
 Every function takes float maps (B, H, W) with a bool mask of the same shape and returns (B,): the mean over the global
 batch is the caller's, so that splitting a batch over ranks changes nothing. All arithmetic is float32. An image without
@@ -121,3 +121,103 @@ def gradient_matching(residual: Tensor, valid: Tensor, scales: int = 4) -> Tenso
             pair = known.narrow(axis, 1, known.shape[axis] - 1) & known.narrow(axis, 0, known.shape[axis] - 1)
             total = total + torch.where(pair, part.diff(dim=axis).abs(), 0).flatten(1).sum(1) / pixels
     return total
+
+
+def ssi_trimmed(pred: Tensor, target: Tensor, valid: Tensor, share: float = 0.2) -> tuple[Tensor, Tensor]:
+    """As `ssi_mae`, but the largest residuals of each image are left out, and the sum is halved.
+
+    Args:
+        pred, target: (B, H, W) disparity, any scale and shift.
+        valid: (B, H, W) bool.
+        share: of the valid pixels that is left out.
+    Returns:
+        loss (B,), and the residual (B, H, W) that `gradient_matching` takes, of all pixels.
+
+    Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 7: a sum over 80 % of the pixels, over twice their
+        whole number.
+    """
+    _, residual = ssi_mae(pred, target, valid)
+    kept = drop_largest(residual.abs(), valid, share)
+    return masked_mean(torch.where(kept, residual.abs(), 0), valid) / 2, residual
+
+
+def drop_largest(values: Tensor, valid: Tensor, share: float) -> Tensor:
+    """Return ``valid`` without the largest values of each image: floor(share x valid pixels) of them.
+
+    Args:
+        values: (B, H, W).
+        valid: (B, H, W) bool.
+        share: 0 to 1.
+    Returns:
+        (B, H, W) bool. Of equal values, which ones go is not said.
+
+    Source: Yang et al. 2024 (Depth Anything V2), arXiv:2406.09414, section 5; its author: a threshold by percentile in
+        each sample, then the mean of the rest (DepthAnything/Depth-Anything-V2 issue 108).
+    """
+    if not share:
+        return valid
+    ranked = torch.where(valid, values.detach(), -torch.inf).flatten(1).argsort(1, descending=True)
+    dropped = (valid.flatten(1).sum(1, keepdim=True) * share).floor()
+    keep = torch.arange(ranked.shape[1], device=ranked.device) >= dropped
+    return valid & torch.empty_like(keep).scatter_(1, ranked, keep).view_as(valid)
+
+
+def silog(pred: Tensor, target: Tensor, valid: Tensor, variance: float = 0.5, root: bool = True) -> Tensor:
+    """Scale-invariant logarithmic error: of d = log target - log pred, mean(d^2) - variance x mean(d)^2, or its root.
+
+    Args:
+        pred, target: (B, H, W) metres; a prediction below a tenth of a millimetre counts as that.
+        valid: (B, H, W) bool; false where the target is not above 0.
+        variance: 1 forgives a wrong scale wholly, 0 not at all.
+        root: take the square root, as V2's script and BTS do; Eigen's own form has none.
+    Returns:
+        (B,). Each image by itself, where V2's script takes all pixels of a GPU's batch at once: so ranks do not matter.
+
+    Source: DepthAnything/Depth-Anything-V2 ``metric_depth/util/loss.py`` (root, 0.5); Eigen et al. 2014,
+        arXiv:1406.2283, equation 4 (no root, 0.5).
+    """
+    logs = torch.where(valid, target.float(), 1).log() - torch.where(valid, pred.float(), 1).clamp(min=1e-4).log()
+    inner = masked_mean(logs.square(), valid) - variance * masked_mean(logs, valid).square()
+    # At a perfect prediction the root has no slope, and rounding may leave less than nothing.
+    return inner.clamp(min=1e-12).sqrt() if root else inner
+
+
+def feature_alignment(tokens: Tensor, frozen: Tensor, margin: float = 0.85) -> Tensor:
+    """1 - cosine between the tokens of two encoders, mean over the tokens of each image that are not alike already.
+
+    Args:
+        tokens, frozen: (B, C, h, w); no gradient goes to ``frozen``.
+        margin: tokens whose cosine is above it are left out: "a tolerance of 0.15" is 0.85.
+    Returns:
+        (B,); 0 where all are alike.
+
+    Source: Yang et al. 2024 (Depth Anything V1), arXiv:2401.10891, section 3.3 and equation 9.
+    """
+    cosine = torch.nn.functional.cosine_similarity(tokens.float(), frozen.detach().float(), dim=1)
+    return masked_mean(1 - cosine, cosine.detach() <= margin)
+
+
+def scale_anchor(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Squared logarithm of how much wider the prediction spreads than the target, both as standard deviations.
+
+    The scale-and-shift-invariant losses do not see the prediction's scale s. So their gradient has no part along it,
+    each step is at a right angle to it, and each step makes it longer: the output grows without bound where nothing
+    else pulls (people who rebuilt V2's student saw that). This pulls.
+
+    Args:
+        pred, target: (B, H, W).
+        valid: (B, H, W) bool.
+    Returns:
+        (B,); 0 where either is constant.
+
+    Source: ours; the observation is Distill-Any-Depth issue 36.
+    """
+
+    def variance(values: Tensor) -> Tensor:
+        values = values.float()
+        return masked_mean((values - masked_mean(values, valid)[:, None, None]).square(), valid)
+
+    ours, theirs = variance(pred), variance(target)
+    known = (ours > _MIN_SPREAD**2) & (theirs > _MIN_SPREAD**2)
+    ratio = torch.where(known, ours, 1) / torch.where(known, theirs, 1)
+    return (ratio.log() / 2).square()

@@ -3,35 +3,249 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from datool.data.sample import Batch
-from datool.errors import lookup
-from datool.training.losses import gradient_matching, ssi_mae, ssi_mse
+from datool.errors import DatoolError, lookup
+from datool.models.encoders import ViTEncoder
+from datool.training.losses import (
+    drop_largest,
+    feature_alignment,
+    gradient_matching,
+    masked_mean,
+    scale_anchor,
+    silog,
+    ssi_mae,
+    ssi_mse,
+    ssi_trimmed,
+)
+from datool.training.recipe import Recipe
+
+Losses = dict[str, Tensor]
+SEES = ("perturbed", "clean")
 
 
-class LabelledObjective:
-    """Scale-and-shift-invariant loss plus gradient matching against given labels.
+@dataclass(frozen=True)
+class Relative:
+    """Scale-and-shift-invariant loss plus gradient matching; of a mixed picture each part by itself, weighted by area.
 
     Args:
         ssi: key of `SSI`.
         gradient_weight: weight of gradient matching; 0 leaves it out.
+        drop_share: share of the pixels with the largest scale-and-shift-invariant loss that is left out of both.
+            (The papers do not say whether gradient matching sees them; here it does not.)
+        anchor_weight: weight of `scale_anchor`.
     """
 
-    def __init__(self, ssi: str, gradient_weight: float) -> None:
-        self.ssi = lookup(SSI, ssi, "scale-and-shift-invariant loss")
-        self.gradient_weight = gradient_weight
+    ssi: str
+    gradient_weight: float
+    drop_share: float = 0.0
+    anchor_weight: float = 0.0
 
-    def __call__(self, prediction: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, pred: Tensor, batch: Batch, mixed: bool) -> Losses:
+        """Return the loss of each image and its parts, (B,) each.
+
+        Args:
+            pred: (B, H, W) disparity, any scale and shift.
+            batch: what is true of it.
+            mixed: whether any picture may have a part of another in it.
+
+        Source: Yang et al. 2024 (Depth Anything V1), arXiv:2401.10891, equations 6-8 (the parts of a mixed picture).
+        """
+        losses = self._part(pred, batch, batch.valid & batch.region)
+        if mixed:
+            own = batch.region.flatten(1).float().mean(1)
+            other = self._part(pred, batch, batch.valid & ~batch.region)
+            losses = {name: own * losses[name] + (1 - own) * other[name] for name in losses}
+        return losses
+
+    def _part(self, pred: Tensor, batch: Batch, valid: Tensor) -> Losses:
+        loss, residual = lookup(SSI, self.ssi, "scale-and-shift-invariant loss")(pred, batch.target, valid)
+        if self.drop_share:
+            kept = drop_largest(residual.abs(), valid, self.drop_share)
+            # The same loss over what is kept, aligned by all: a pixel is not to be let off by its own misfit.
+            loss, valid = masked_mean(PIXEL[self.ssi](residual), kept), kept
+        parts = {"ssi": loss}
+        total = loss
+        if self.gradient_weight:
+            parts["gradient"] = gradient_matching(residual, valid)
+            total = total + self.gradient_weight * parts["gradient"]
+        if self.anchor_weight:
+            parts["anchor"] = scale_anchor(pred, batch.target, valid)
+            total = total + self.anchor_weight * parts["anchor"]
+        return {"loss": total, **parts}
+
+
+class Alignment:
+    """Feature alignment with a frozen encoder.
+
+    Args:
+        frozen: the encoder, in its place; put into evaluation and never trained.
+        tap: block whose tokens are compared, the last one as a rule.
+        weight: of the loss.
+        margin: as `feature_alignment`.
+        sees: ``perturbed``: the student's own picture, ``clean``: the same without changes of colour.
+    Raises:
+        DatoolError: another ``sees``.
+    """
+
+    def __init__(self, frozen: ViTEncoder, tap: int, weight: float, margin: float, sees: str) -> None:
+        lookup(dict.fromkeys(SEES), sees, "picture for the frozen encoder")
+        self.frozen, self.tap, self.weight, self.margin, self.sees = frozen, tap, weight, margin, sees
+        self.frozen.eval().requires_grad_(False)
+        device = next(frozen.parameters()).device
+        self._mean = torch.tensor(frozen.row.mean, device=device)[:, None, None]
+        self._std = torch.tensor(frozen.row.std, device=device)[:, None, None]
+
+    def __call__(self, tokens: Tensor, batch: Batch) -> Tensor:
+        """Return the loss of each image, (B,).
+
+        Args:
+            tokens: (B, C, h, w) of the student, C being the frozen encoder's width.
+            batch: whose pictures they are of.
+        """
+        image = batch.clean if self.sees == "clean" else batch.image
+        with torch.no_grad():
+            (frozen,) = self.frozen((image - self._mean) / self._std, (self.tap,))
+        return feature_alignment(tokens, frozen, self.margin)
+
+
+class LabelledObjective:
+    """Teachers: every sample alike.
+
+    Args:
+        relative: the losses.
+    """
+
+    wants_tokens = False
+
+    def __init__(self, relative: Relative) -> None:
+        self.relative = relative
+
+    def __call__(self, prediction: Tensor, tokens: Tensor | None, batch: Batch) -> Losses:
         """Return the losses of a batch, each a scalar; ``loss`` is what is minimised."""
-        ssi, residual = self.ssi(prediction, batch.target, batch.valid)
-        gradient = gradient_matching(residual, batch.valid)
-        loss = ssi + self.gradient_weight * gradient
-        return {"loss": loss.mean(), "ssi": ssi.mean(), "gradient": gradient.mean()}
+        return _means(self.relative(prediction, batch, mixed=False))
+
+
+class StudentObjective:
+    """Students: labelled samples as a teacher's, pseudo-labelled ones with drop, CutMix and alignment.
+
+    Args:
+        labelled: of samples with true labels.
+        pseudo: of samples with a model's.
+        alignment: of these too; None = without.
+        mixed: whether CutMix is at work.
+        average: take the mean of the losses that there are, as V1; else their sum, as V2.
+    """
+
+    def __init__(
+        self, labelled: Relative, pseudo: Relative, alignment: Alignment | None, mixed: bool, average: bool
+    ) -> None:
+        self.labelled, self.pseudo, self.alignment = labelled, pseudo, alignment
+        self.mixed, self.average = mixed, average
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether it looks at the tokens of the last tap."""
+        return self.alignment is not None
+
+    def __call__(self, prediction: Tensor, tokens: Tensor | None, batch: Batch) -> Losses:
+        """Return the losses of a batch, each a scalar; ``loss`` is what is minimised.
+
+        Source: Yang et al. 2024 (Depth Anything V1), arXiv:2401.10891, section 3: the average of the three; V2,
+            arXiv:2406.09414, section 7.1.
+        """
+        found: Losses = {}
+        parts: list[Tensor] = []
+        rows = batch.pseudo.nonzero().flatten()
+        others = (~batch.pseudo).nonzero().flatten()
+        if len(others):
+            losses = _means(self.labelled(prediction[others], batch.part(others), mixed=False))
+            parts.append(losses.pop("loss"))
+            found |= {f"labelled_{name}": value for name, value in losses.items()}
+        if len(rows):
+            part = batch.part(rows)
+            losses = _means(self.pseudo(prediction[rows], part, self.mixed))
+            parts.append(losses.pop("loss"))
+            found |= losses
+            if self.alignment is not None:
+                assert tokens is not None, "wants_tokens says so"
+                found["alignment"] = self.alignment(tokens[rows], part).mean()
+                parts.append(self.alignment.weight * found["alignment"])
+        total = torch.stack(parts).sum()
+        return {"loss": total / len(parts) if self.average else total, **found}
+
+
+class MetricObjective:
+    """Metric models: SiLog alone.
+
+    Args:
+        variance: as `silog`.
+    """
+
+    wants_tokens = False
+
+    def __init__(self, variance: float) -> None:
+        self.variance = variance
+
+    def __call__(self, prediction: Tensor, tokens: Tensor | None, batch: Batch) -> Losses:
+        """Return the losses of a batch, each a scalar; ``loss`` is what is minimised."""
+        loss = silog(prediction, batch.target, batch.valid, self.variance).mean()
+        return {"loss": loss, "silog": loss.detach()}
+
+
+Objective = LabelledObjective | StudentObjective | MetricObjective
+
+
+def make_objective(recipe: Recipe, frozen: ViTEncoder | None, tap: int) -> Objective:
+    """Return what a recipe minimises.
+
+    Args:
+        recipe: names it.
+        frozen: the encoder that tokens are aligned with, on its device; None where the recipe aligns nothing.
+        tap: its block that is compared.
+    Raises:
+        DatoolError: no such objective or loss, or it does not fit the model.
+    """
+    lookup(SSI, recipe.ssi, "scale-and-shift-invariant loss")
+    if recipe.drop_share and recipe.ssi not in PIXEL:
+        raise DatoolError(f"drop_share with ssi '{recipe.ssi}', which leaves pixels out itself.", "Set one of them.")
+    return lookup(OBJECTIVES, recipe.objective, "objective")(recipe, frozen, tap)
+
+
+def _means(losses: Losses) -> Losses:
+    return {name: value.mean() for name, value in losses.items()}
+
+
+def _labelled(recipe: Recipe, frozen: ViTEncoder | None, tap: int) -> LabelledObjective:
+    return LabelledObjective(Relative(recipe.ssi, recipe.gradient_weight, 0.0, recipe.anchor_weight))
+
+
+def _student(recipe: Recipe, frozen: ViTEncoder | None, tap: int, average: bool) -> StudentObjective:
+    labelled = Relative(recipe.ssi, recipe.gradient_weight, 0.0, recipe.anchor_weight)
+    pseudo = Relative(recipe.ssi, recipe.gradient_weight, recipe.drop_share, recipe.anchor_weight)
+    alignment = None
+    if frozen is not None:
+        alignment = Alignment(frozen, tap, recipe.align_weight, recipe.align_margin, recipe.align_sees)
+    return StudentObjective(labelled, pseudo, alignment, recipe.cutmix > 0, average)
 
 
 SSI: dict[str, Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "median": ssi_mae,
     "least-squares": ssi_mse,
+    "trimmed": ssi_trimmed,
+}
+# What a pixel's residual adds to the mean that is each of these losses.
+PIXEL: dict[str, Callable[[Tensor], Tensor]] = {
+    "median": torch.abs,
+    "least-squares": lambda residual: residual.square() / 2,
+}
+OBJECTIVES: dict[str, Callable[[Recipe, ViTEncoder | None, int], Objective]] = {
+    "labelled": _labelled,
+    "student-v1": lambda recipe, frozen, tap: _student(recipe, frozen, tap, average=True),
+    "student-v2": lambda recipe, frozen, tap: _student(recipe, frozen, tap, average=False),
+    "metric": lambda recipe, frozen, tap: MetricObjective(recipe.silog_variance),
 }

@@ -1,66 +1,24 @@
-"""Every training run as a value: named, typed, written beside the weights, and accepted back.
+"""The recipes by name: the papers', small ones that run the same code in minutes, and the bundled model's.
 
-Learning rates, steps, batch sizes, loss weights and what the data are stand here and nowhere else.
+Learning rates, steps, batch sizes, loss weights and what the data are stand here and nowhere else. What a paper states
+is cited at its recipe; what it leaves open is marked there as our choice, and every number is a field.
+
+Sources: V1 = Yang et al. 2024, arXiv:2401.10891; V2 = Yang et al. 2024, arXiv:2406.09414; "issue" = of the authors'
+repositories, LiheYoung/Depth-Anything (V1) and DepthAnything/Depth-Anything-V2 (V2); script = V2's
+``metric_depth/train.py``, ``dist_train.sh`` and ``util/loss.py``.
 """
 
 from __future__ import annotations
 
 import json
-import types
-import typing
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+from datool.data.perturb import Perturbation
 from datool.errors import DatoolError, lookup
+from datool.training.recipe import Recipe, override, parse_recipe, write_recipe
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """One training run.
-
-    Args:
-        model: row of `datool.models.depth_anything.MODELS`, trained from random weights.
-        seed: of the weights, of the scenes and of every draw.
-        num_scenes: rendered scenes to train on, each rendered once and kept in memory; 0 = a new scene for each sample.
-        scene_px: (height, width) that scenes are rendered at.
-        sizes: (share of the run after which it holds, height, width) of the network's input: small pictures first.
-        zoom: smallest window that is cut from a scene, as a share of its sides.
-        colour: strength of the colour changes, 0 to 1.
-        batch_size: samples a step.
-        steps: optimiser steps.
-        ssi: ``median`` (V1's mean absolute error) or ``least-squares`` (MiDaS's squared error).
-        gradient_weight: weight of gradient matching beside the scale-and-shift-invariant loss.
-        lr_encoder, lr_head: peak learning rates.
-        warmup: steps over which they rise; afterwards they fall to 0 along a cosine.
-        weight_decay: AdamW's, on matrices and kernels only.
-        clip: largest gradient norm.
-        ema: decay a step of the averaged weights, which are what is validated and kept.
-        num_validation: held-out scenes.
-        validate_every: steps between two validations, each followed by a checkpoint.
-        log_every: steps between two lines of the log.
-    """
-
-    model: str
-    seed: int = 0
-    num_scenes: int = 0
-    scene_px: tuple[int, int] = (224, 288)
-    sizes: tuple[tuple[float, int, int], ...] = ((0.0, 224, 288),)
-    zoom: float = 0.6
-    colour: float = 0.7
-    batch_size: int = 32
-    steps: int = 1000
-    ssi: str = "median"
-    gradient_weight: float = 0.5
-    lr_encoder: float = 1e-3
-    lr_head: float = 1e-3
-    warmup: int = 500
-    weight_decay: float = 0.05
-    clip: float = 1.0
-    ema: float = 0.999
-    num_validation: int = 256
-    validate_every: int = 1000
-    log_every: int = 50
+__all__ = ["RECIPES", "Recipe", "override", "read_recipe", "write_recipe"]
 
 
 def read_recipe(spec: str) -> Recipe:
@@ -72,63 +30,177 @@ def read_recipe(spec: str) -> Recipe:
     if not spec.endswith(".json"):
         return lookup(RECIPES, spec, "recipe")
     try:
-        stored = json.loads(Path(spec).read_text())
+        stored = json.loads(Path(spec).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DatoolError(f"cannot read recipe {spec}: {error}.") from error
-    if not isinstance(stored, dict) or "model" not in stored:
-        raise DatoolError(f"cannot read recipe {spec}: expected an object with the fields of a recipe.")
-    known = _types()
-    return Recipe(**{key: _typed(value, lookup(known, key, "recipe field"), key) for key, value in stored.items()})
+    return parse_recipe(stored, spec)
 
 
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Return the recipe with ``key=value`` settings applied; values are JSON, or bare text for text fields.
+# What both papers share: 518, encoder 5e-6, decoder ten times that, DINOv2 to begin with. Our choices: no warm-up, no
+# averaged weights (V1's author was asked for an EMA teacher and did not confirm one, V1 issue 179), gradients clipped
+# at norm 1, bf16, and betas as PyTorch has them.
+_PAPERS = Recipe(
+    model="depth-anything-v2-small",
+    init="dinov2",
+    lr_encoder=5e-6,
+    lr_head=5e-5,
+    betas=(0.9, 0.999),
+    # V1 section 4: linear decay. V2 does not say; the same.
+    schedule="poly",
+    power=1.0,
+    warmup=0,
+    # AdamW's own default; neither paper states one.
+    weight_decay=0.01,
+    ema=0.0,
+    num_validation=0,
+    validate_every=5000,
+    log_every=100,
+)
 
-    Raises:
-        DatoolError: not ``key=value``, no such field, or a value of another type.
-    """
-    known = _types()
-    changes: dict[str, Any] = {}
-    for setting in settings:
-        key, sign, text = setting.partition("=")
-        if not sign:
-            raise DatoolError(f"cannot apply --set {setting}: expected key=value.")
-        kind = lookup(known, key, "recipe field")
-        try:
-            value = text if kind is str else json.loads(text)
-        except ValueError as error:
-            raise DatoolError(f"cannot apply --set {setting}: {text!r} is not a value ({error}).") from error
-        changes[key] = _typed(value, kind, key)
-    return replace(recipe, **changes)
+_V1_LABELLED = ("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair")
 
+_TEACHER_V1 = replace(
+    _PAPERS,
+    # V1 section 4: ViT-L, six labelled sets simply concatenated, flip alone, 20 epochs, AdamW.
+    model="depth-anything-v1-large",
+    labelled=_V1_LABELLED,
+    epochs=20.0,
+    # Our choice: V1 states no batch size; V2's teacher has 64.
+    batch_size=64,
+    # V1's equations have no gradient matching; its author says that teacher and student use it (V1 issue 198), not how
+    # much. MiDaS's weight is 0.5.
+    ssi="median",
+    gradient_weight=0.5,
+)
 
-def write_recipe(recipe: Recipe) -> str:
-    """Return the recipe as JSON text that `read_recipe` takes back."""
-    return json.dumps(asdict(recipe), indent=2) + "\n"
+_STUDENT_V1 = replace(
+    _TEACHER_V1,
+    # V1 section 4: begins anew from DINOv2, labelled : unlabelled 1 : 2 in each batch, one pass over the unlabelled.
+    objective="student-v1",
+    pseudo_batch=128,
+    batch_size=192,
+    epochs=1.0,
+    # Section 3.2: colour jitter, blur and CutMix with probability 0.5, on unlabelled pictures alone.
+    perturb=Perturbation(),
+    cutmix=0.5,
+    # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin 0.85.
+    align_weight=1.0,
+)
 
+_TEACHER_V2 = replace(
+    _PAPERS,
+    # V2 section 7.1: Giant, five synthetic sets without re-sampling, batch 64, 160K iterations, Adam, ssi : gradient
+    # matching 1 : 2. Its author names the MiDaS code for the loss (V2 issue 137): least squares.
+    model="depth-anything-v2-giant",
+    labelled=("blendedmvs", "hypersim", "irs", "tartanair", "vkitti2"),
+    batch_size=64,
+    steps=160_000,
+    optimizer="adam",
+    weight_decay=0.0,
+    ssi="least-squares",
+    gradient_weight=2.0,
+    # So that Giant fits.
+    checkpointing=True,
+    shard=True,
+)
 
-def _types() -> dict[str, Any]:
-    hints = typing.get_type_hints(Recipe)
-    return {field.name: hints[field.name] for field in fields(Recipe)}
+_STUDENT_V2 = replace(
+    _TEACHER_V2,
+    # V2 section 7.1: pseudo-labelled pictures alone, batch 192, 480K iterations, the 10 % largest losses of each left
+    # out, V1's alignment beside. Small, Base and Large differ in the model alone.
+    model="depth-anything-v2-small",
+    objective="student-v2",
+    labelled=(),
+    pseudo_batch=192,
+    batch_size=192,
+    steps=480_000,
+    drop_share=0.1,
+    # The weight of alignment is not stated; 1 as in V1.
+    align_weight=1.0,
+    # As V1; its author calls them unnecessary for S and B taught by G (V2 issue 207): --set perturb=null cutmix=0.
+    perturb=Perturbation(),
+    cutmix=0.5,
+    checkpointing=False,
+    shard=False,
+)
 
+_METRIC = replace(
+    _PAPERS,
+    # The script: SiLog, AdamW with weight decay 0.01, encoder 5e-6 and the rest ten times that, poly 0.9 without
+    # warm-up, 4 images on each of 8 GPUs, 120 epochs, fp32, random 518 crops and flips, no change of colour. The
+    # encoder begins as the relative model's, the head anew.
+    objective="metric",
+    target="depth",
+    init="relative",
+    power=0.9,
+    batch_size=32,
+    epochs=120.0,
+    precision="fp32",
+    clip=0.0,
+)
 
-def _typed(value: Any, kind: Any, key: str) -> Any:
-    """Return the JSON value as the field's type: lists become tuples, whole numbers may stand for floats."""
-    origin = typing.get_origin(kind)
-    if origin is tuple and isinstance(value, list):
-        kinds = typing.get_args(kind)
-        if kinds[-1] is Ellipsis:
-            kinds = (kinds[0],) * len(value)
-        if len(kinds) == len(value):
-            return tuple(_typed(item, item_kind, key) for item, item_kind in zip(value, kinds, strict=True))
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and type(value) is kind:
-        return value
-    raise DatoolError(f"recipe field '{key}' is {kind}, got {value!r}.")
-
+# What the small recipes share: rendered scenes or own files at 112 pixels, minutes on two CPU cores.
+_NANO = Recipe(
+    model="nano",
+    num_scenes=1000,
+    scene_px=(112, 144),
+    sizes=((0.0, 112, 112),),
+    size_px=(112, 112),
+    head_bias=0.5,
+    batch_size=16,
+    steps=600,
+    warmup=50,
+    ema=0.98,
+    lr_encoder=1e-3,
+    lr_head=1e-3,
+    num_validation=64,
+    validate_every=200,
+    log_every=20,
+)
 
 RECIPES: dict[str, Recipe] = {
+    "teacher-v1": _TEACHER_V1,
+    "student-v1": _STUDENT_V1,
+    "teacher-v2": _TEACHER_V2,
+    "student-v2": _STUDENT_V2,
+    # As published but for one term that holds the scale of the output, which otherwise only grows: see
+    # `datool.training.losses.scale_anchor`.
+    "student-v2-stable": replace(_STUDENT_V2, anchor_weight=0.1),
+    # Hypersim, to 20 m.
+    "metric-indoor": replace(_METRIC, model="depth-anything-v2-metric-indoor-small", labelled=("hypersim",)),
+    # Virtual KITTI 2, to 80 m; what is farther, sky included, is out of the loss (V2 issue 109).
+    "metric-outdoor": replace(_METRIC, model="depth-anything-v2-metric-outdoor-small", labelled=("vkitti2",)),
+    # The same code in minutes: without DINOv2, so from random weights and with its learning rates.
+    "nano-teacher": replace(_NANO, ssi="median", gradient_weight=0.5),
+    "nano-student-v1": replace(
+        _NANO,
+        objective="student-v1",
+        labelled=(),
+        pseudo_batch=16,
+        batch_size=24,
+        perturb=Perturbation(),
+        cutmix=0.5,
+    ),
+    "nano-student-v2": replace(
+        _NANO,
+        objective="student-v2",
+        labelled=(),
+        pseudo_batch=16,
+        ssi="least-squares",
+        gradient_weight=2.0,
+        drop_share=0.1,
+        perturb=Perturbation(),
+        cutmix=0.5,
+    ),
+    "nano-metric": replace(
+        _NANO,
+        model="nano-metric",
+        objective="metric",
+        target="depth",
+        schedule="poly",
+        power=0.9,
+        head_bias=0.0,
+    ),
     # The model that ships, trained on two CPU cores.
     "tiny": Recipe(
         model="tiny",

@@ -1,0 +1,95 @@
+"""Recipes are values: the papers' numbers, and a way there and back."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import pytest
+
+from datool.data.perturb import Perturbation
+from datool.data.sources.table import SOURCES
+from datool.errors import DatoolError
+from datool.models.rows import MODELS
+from datool.training.objectives import OBJECTIVES
+from datool.training.recipe import RENDERED, Recipe
+from datool.training.recipes import RECIPES, override, read_recipe, write_recipe
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_resolves_and_comes_back_from_its_file(name, tmp_path):
+    recipe = RECIPES[name]
+    recipe.check()
+    assert recipe.model in MODELS and recipe.objective in OBJECTIVES
+    assert all(source == RENDERED or source in SOURCES for source in recipe.labelled)
+    assert (recipe.target == "depth") == (MODELS[recipe.model].max_depth_m is not None)
+    path = tmp_path / "recipe.json"
+    path.write_text(write_recipe(recipe))
+    assert read_recipe(str(path)) == recipe
+
+
+def test_the_papers_numbers():
+    v1, v2 = RECIPES["teacher-v1"], RECIPES["teacher-v2"]
+    assert set(v1.labelled) == {"blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair"}
+    assert (v1.model, v1.epochs, v1.optimizer, v1.perturb, v1.cutmix) == (
+        "depth-anything-v1-large", 20, "adamw", None, 0,
+    )  # fmt: skip
+    assert set(v2.labelled) == {"blendedmvs", "hypersim", "irs", "tartanair", "vkitti2"}
+    assert (v2.model, v2.batch_size, v2.steps, v2.optimizer) == ("depth-anything-v2-giant", 64, 160_000, "adam")
+    s1, s2 = RECIPES["student-v1"], RECIPES["student-v2"]
+    assert 2 * s1.labelled_batch == s1.pseudo_batch and s1.cutmix == 0.5 and s1.perturb is not None and s1.epochs == 1
+    assert (s2.batch_size, s2.steps, s2.labelled_batch, s2.drop_share) == (192, 480_000, 0, 0.1)
+    for recipe in (v1, v2, s1, s2):
+        assert (recipe.lr_encoder, recipe.lr_head, recipe.size_px) == (5e-6, 5e-5, (518, 518))
+    for recipe in (v2, s2):
+        assert recipe.gradient_weight == 2 and recipe.ssi == "least-squares"
+    for recipe in (s1, s2):
+        assert recipe.align_weight and recipe.align_margin == 0.85
+    for name, far in (("metric-indoor", 20), ("metric-outdoor", 80)):
+        metric = RECIPES[name]
+        assert MODELS[metric.model].max_depth_m == far and metric.power == 0.9 and metric.epochs == 120
+        assert (metric.batch_size, metric.weight_decay, metric.silog_variance) == (32, 0.01, 0.5)
+
+
+def test_the_stable_student_differs_in_one_field():
+    published, stable = (json.loads(write_recipe(RECIPES[name])) for name in ("student-v2", "student-v2-stable"))
+    assert [key for key in published if published[key] != stable[key]] == ["anchor_weight"]
+
+
+def test_the_bundled_recipe_reads_as_the_named_one():
+    stored = files("datool.models") / "bundled" / "tiny.recipe.json"
+    assert read_recipe(str(stored)) == RECIPES["tiny"]
+
+
+def test_settings_reach_fields_and_fields_of_fields():
+    recipe = override(
+        RECIPES["student-v2"],
+        ["steps=7", "lr_head=1", "labelled=[\"irs\"]", "perturb.blur=0.25", "ssi=median", "cutmix_area=[0.1,0.5]"],
+    )  # fmt: skip
+    assert recipe.steps == 7 and recipe.lr_head == 1.0 and recipe.labelled == ("irs",) and recipe.ssi == "median"
+    assert recipe.perturb == Perturbation(blur=0.25) and recipe.cutmix_area == (0.1, 0.5)
+    assert override(recipe, ["perturb=null"]).perturb is None
+    assert override(override(recipe, ["perturb=null"]), ["perturb={}"]).perturb == Perturbation()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("stepz=7", "did you mean|steps"),
+        ("steps=often", "not a value"),
+        ("steps=1.5", "steps"),
+        ("steps", "expected key=value"),
+        ("perturb.blurr=1", "blur"),
+        ("steps.blur=1", "cannot set steps.blur"),
+    ],
+)
+def test_a_wrong_setting_says_what_is_wrong(setting, said):
+    with pytest.raises(DatoolError, match=said):
+        override(RECIPES["student-v2"], [setting])
+
+
+def test_contradicting_fields_are_refused():
+    with pytest.raises(DatoolError, match="pseudo_batch is 9 of a batch_size of 8"):
+        Recipe("nano", batch_size=8, pseudo_batch=9).check()
+    with pytest.raises(DatoolError, match="rendered scenes cannot be mixed"):
+        Recipe("nano", labelled=("rendered", "irs")).check()
