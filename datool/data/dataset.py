@@ -1,11 +1,18 @@
-"""Rendered scenes in the order in which training takes them."""
+"""Rendered scenes in the order in which training takes them, and batches of them."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import count
 
 import torch
 from torch import Tensor
 
+from datool.data.order import check_parts, share
+from datool.data.sample import Batch
 from datool.data.synthetic import render
+from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, disparity_target, window
 
 
 class Scenes:
@@ -57,3 +64,73 @@ class Scenes:
         height_px, width_px = self.size
         scenes = render(self.seed, numbers, height_px, width_px, device=self.device)
         return scenes.image_b3hw, scenes.depth_bhw
+
+
+class RenderedBatches:
+    """Batches of rendered scenes, one rank's part of each step: a window of a scene, its colours changed.
+
+    Args:
+        seed: of the scenes and of all draws.
+        num_scenes, scene_px: as for `Scenes`.
+        sizes: (share of the run after which it holds, height, width) of the network's input.
+        zoom, strength: as for `window` and `colour`.
+        batch_size: of all ranks together.
+        steps: of the whole run.
+        rank, world: which of how many.
+        device: where scenes are rendered and kept.
+        micro: batches that a rank's part of a step is given in.
+    Raises:
+        DatoolError: world x micro does not divide the batch size.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        num_scenes: int,
+        scene_px: tuple[int, int],
+        sizes: Sequence[tuple[float, int, int]],
+        zoom: float,
+        strength: float,
+        batch_size: int,
+        steps: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        micro: int = 1,
+    ) -> None:
+        check_parts(batch_size, world, micro)
+        self.scenes = Scenes(seed, num_scenes, scene_px, torch.device(device))
+        self.sizes, self.zoom, self.strength = sizes, zoom, strength
+        self.batch_size, self.steps = batch_size, steps
+        self.rank, self.world, self.micro = rank, world, micro
+
+    @property
+    def num_samples(self) -> tuple[int, ...]:
+        """How many scenes there are; 0 = a new one for each sample."""
+        return (self.scenes.num_scenes,)
+
+    def batches(self, step: int) -> Iterator[Batch]:
+        """Yield this rank's batches from ``step`` on, without end, ``micro`` a step."""
+        size = self.batch_size // self.micro
+        for part in count(step * self.micro):
+            mine = share(part * size, size, self.rank, self.world)
+            yield self._batch(mine, part // self.micro)
+
+    def _batch(self, positions: range, step: int) -> Batch:
+        numbers = self.scenes.numbers(positions.start, len(positions))
+        image, depth = self.scenes.get(numbers)
+        draws = scene_draws(self.scenes.seed, positions).to(image.device)
+        size = next((h, w) for after, h, w in reversed(self.sizes) if step >= after * self.steps)
+        clean, depth = window(image, depth, size, self.zoom, draws[:, :NUM_WINDOW_DRAWS])
+        image = colour(clean, self.strength, draws[:, NUM_WINDOW_DRAWS:])
+        target, valid = disparity_target(depth)
+        return replace(Batch.of(image, target, valid, clean), ids=tuple(f"scene-{n}" for n in numbers.tolist()))
+
+
+def scene_draws(seed: int, positions: range) -> Tensor:
+    """Return uniform draws (B, K) for `window` and `colour`, each row a function of (seed, position in the run)."""
+    rows = []
+    for position in positions:
+        generator = torch.Generator().manual_seed((seed << 40) + position)
+        rows.append(torch.rand(NUM_WINDOW_DRAWS + NUM_COLOUR_DRAWS, generator=generator))
+    return torch.stack(rows)

@@ -14,10 +14,11 @@ Randomness is counter-based, so that any part of it is computed without what com
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -82,12 +83,30 @@ class SampleOrder:
 
     def sample_at(self, position: int) -> Place:
         """Return what stands at ``position``, from 0 and without end."""
-        run, slot = divmod(position, RUN)
+        stream, position = self._find(position)
+        return stream.at(position)
+
+    def partner_at(self, position: int, draw: float) -> Place:
+        """Return another sample of those that are shuffled together with the one at ``position``, each as likely.
+
+        So reading stays within the few shards that are being read. It has the epoch of the sample, and is the sample
+        itself only where there is no other.
+
+        Args:
+            position: of the sample, as for `sample_at`.
+            draw: uniform in [0, 1).
+        """
+        stream, position = self._find(position)
+        return stream.at(position, draw)
+
+    def _find(self, position: int) -> tuple[_Stream, int]:
+        """Return whose turn it is at ``position``, and where it stands then."""
         if len(self._streams) == 1:
-            return self._streams[0].at(position)
+            return self._streams[0], position
+        run, slot = divmod(position, RUN)
         owners, earlier = _run(self.seed, run, self._shares)
         stream = int(owners[slot])
-        return self._streams[stream].at(run * self._shares[stream] + int(earlier[slot]))
+        return self._streams[stream], run * self._shares[stream] + int(earlier[slot])
 
     def epoch(self, number: int, set: int = 0) -> list[Place]:
         """Return epoch ``number`` of a set, or of all sets where they have no weights: each sample once."""
@@ -106,7 +125,8 @@ class _Stream:
         self.length = int(self.counts.sum())
         self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
 
-    def at(self, position: int) -> Place:
+    def at(self, position: int, partner: float | None = None) -> Place:
+        """Return what stands at ``position``, or the one of its block that the draw ``partner`` falls on."""
         epoch, place = divmod(position, self.length)
         order, starts = self._shards(epoch)
         # Starts of the shards in this epoch's order; a block is so many of them in a row.
@@ -114,7 +134,10 @@ class _Stream:
         first = block * self.shards_per_block
         last = min(first + self.shards_per_block, len(order))
         shuffled = _shuffled((*self.key, epoch, block + 1), int(starts[last] - starts[first]))
-        chosen = int(starts[first] + shuffled[place - int(starts[first])])
+        within = place - int(starts[first])
+        if partner is not None:  # so many places further, round and round
+            within = (within + 1 + int(partner * (len(shuffled) - 1))) % len(shuffled)
+        chosen = int(starts[first] + shuffled[within])
         slot = int(np.searchsorted(starts, chosen, "right")) - 1
         return Place(*self.owners[int(order[slot])], chosen - int(starts[slot]), epoch)
 
@@ -153,12 +176,20 @@ def _run(seed: int, run: int, shares: tuple[int, ...]) -> tuple[np.ndarray, np.n
     return owners, earlier
 
 
+def uniform(key: tuple[int, ...], count: int) -> np.ndarray:
+    """Return ``count`` draws by ``key`` alone, the same in all versions and on all machines: float64, in [0, 1)."""
+    return (_bits(key, count) >> np.uint64(11)) * 2.0**-53
+
+
 @lru_cache(maxsize=256)
 def _shuffled(key: tuple[int, ...], length: int) -> np.ndarray:
     """Return a permutation of 0 to ``length`` - 1 by ``key`` alone, the same in all versions and on all machines."""
+    return np.argsort(_bits(key, length), kind="stable")
+
+
+def _bits(key: tuple[int, ...], count: int) -> np.ndarray:
     digest = hashlib.blake2b(repr(key).encode("ascii"), digest_size=16).digest()
-    bits = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(length)
-    return np.argsort(bits, kind="stable")
+    return np.random.Philox(key=int.from_bytes(digest, "little")).random_raw(count)
 
 
 def share(first: int, count: int, rank: int, world: int) -> range:
@@ -174,9 +205,33 @@ def share(first: int, count: int, rank: int, world: int) -> range:
     return range(first + count * rank // world, first + count * (rank + 1) // world)
 
 
+def check_parts(batch_size: int, world: int, micro: int) -> None:
+    """Raise unless a batch can be cut into equal parts, so that a mean of the parts' means is the batch's mean.
+
+    Args:
+        batch_size: of all ranks together.
+        world: ranks.
+        micro: parts of a rank.
+    Raises:
+        DatoolError: ``world`` x ``micro`` does not divide it.
+    """
+    if batch_size < 1 or batch_size % (world * micro):
+        raise DatoolError(
+            f"a batch of {batch_size} for {world} ranks x {micro} parts, expected a multiple of {world * micro}.",
+            "Change the group's batch size, or how often gradients are accumulated.",
+        )
+
+
+class Order(Protocol):
+    """What stands at each position of an endless sequence; a `SampleOrder` is one."""
+
+    def sample_at(self, position: int) -> Any:
+        """Return what stands at ``position``; it goes to the workers, so it must pickle."""
+
+
 def sample_loader(
-    read: Callable[[Place], Any],
-    order: SampleOrder,
+    read: Callable[[Any], Any],
+    order: Order,
     batch_size: int,
     position: int = 0,
     stop: int | None = None,
@@ -184,6 +239,7 @@ def sample_loader(
     world: int = 1,
     num_workers: int = 0,
     collate: Callable[[list[Any]], Any] = list,
+    pin_memory: bool = False,
 ) -> StatefulDataLoader:
     """Return a loader of one rank's batches, whose whole state is the position after the last batch it gave.
 
@@ -191,19 +247,24 @@ def sample_loader(
     workers or batch size (the loader's own state would hold for the same number of workers only).
 
     Args:
-        read: a sample, with what is drawn for it; called in the workers, so it must pickle.
-        order: of the samples.
+        read: what ``order`` gives -> a sample; called in the workers, so it must pickle.
+        order: of the samples; asked in this process alone, so that its permutations stand in memory once.
         batch_size: of all ranks together.
         position: where to begin.
         stop: where to end; the last batch is smaller, and a rank whose share of it is empty gets none. None = never.
         rank, world: which of how many.
         num_workers: processes that read; 0 = this one.
-        collate: what makes a batch of a list of samples.
+        collate: what makes a batch of a list of samples; called in the workers.
+        pin_memory: whether a batch's tensors go to memory that a GPU can fetch from by itself.
     Raises:
         DatoolError: torchdata is not installed, or fewer samples in a batch than ranks.
     """
     if not 0 <= rank < world <= batch_size:
         raise DatoolError(f"a batch of {batch_size} for rank {rank} of {world}, expected one sample or more a rank.")
+    import torch
+
+    # It calls what newer versions of torch deprecate.
+    warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
     try:
         from torchdata.stateful_dataloader import StatefulDataLoader
     except ImportError as error:
@@ -224,11 +285,15 @@ def sample_loader(
         def __iter__(self) -> Iterator[Any]:
             self.batch_sampler.first = self.position
             mine = super().__iter__()
-            for step in steps(self.position):
-                batch = next(mine) if share(step.start, len(step), rank, world) else None
-                self.position = step.stop
-                if batch is not None:
-                    yield batch
+            try:
+                for step in steps(self.position):
+                    batch = next(mine) if share(step.start, len(step), rank, world) else None
+                    self.position = step.stop
+                    if batch is not None:
+                        yield batch
+            finally:
+                self._iterator = None  # the loader keeps it, and with it the workers
+                del mine
 
         def state_dict(self) -> dict[str, int]:
             return {"position": self.position}
@@ -239,21 +304,36 @@ def sample_loader(
     class Shares:
         first = position
 
-        def __iter__(self) -> Iterator[list[int]]:
+        def __iter__(self) -> Iterator[list[Any]]:
             for step in steps(self.first):
                 if mine := share(step.start, len(step), rank, world):
-                    yield list(mine)
+                    yield [order.sample_at(place) for place in mine]
 
-    loader = Loader(_Samples(read, order), batch_sampler=Shares(), num_workers=num_workers, collate_fn=collate)
+    loader = Loader(
+        _Samples(read),
+        batch_sampler=Shares(),
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_settle,
+        generator=torch.Generator(),  # else it would draw from torch's global one, and a resumed run draw otherwise
+    )
     loader.position = position
     return loader
 
 
 class _Samples:
-    """The sequence as torch's loader asks for it."""
+    """The samples as torch's loader asks for them."""
 
-    def __init__(self, read: Callable[[Place], Any], order: SampleOrder) -> None:
-        self.read, self.order = read, order
+    def __init__(self, read: Callable[[Any], Any]) -> None:
+        self.read = read
 
-    def __getitem__(self, position: int) -> Any:
-        return self.read(self.order.sample_at(position))
+    def __getitem__(self, item: Any) -> Any:
+        return self.read(item)
+
+
+def _settle(worker: int) -> None:
+    """Let a worker decode in its own thread: the workers are the parallelism, and a fork loses OpenCV's threads."""
+    import cv2
+
+    cv2.setNumThreads(0)

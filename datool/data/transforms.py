@@ -1,16 +1,21 @@
-"""From stored samples to training tensors: targets, windows, colour. Batched, on whatever device the tensors are.
+"""Training targets; and windows and colour for rendered scenes, batched, on whatever device the tensors are.
 
 Nothing here draws random numbers: every function takes its draws, uniform in [0, 1), one row a sample, so that a sample
-is a function of the numbers that it was given.
+is a function of the numbers that it was given. Photos are cut in `datool.data.spatial`, and coloured in
+`datool.data.perturb`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from datool.depth import Ambiguity, DepthMap, Quantity
+from datool.errors import DatoolError
 
 NUM_WINDOW_DRAWS = 5
 NUM_COLOUR_DRAWS = 9
@@ -33,6 +38,47 @@ def disparity_target(depth: Tensor) -> tuple[Tensor, Tensor]:
     low = torch.where(valid, disparity, torch.inf).flatten(1).amin(1)[:, None, None]
     scaled = (disparity - low) / (high - low).clamp(min=1e-12)
     return torch.where(valid, scaled, 0), valid
+
+
+def minmax_target(depth: DepthMap, max_depth_m: float) -> np.ndarray:
+    """Return `disparity_target` of one map: (H, W) float32 in [0, 1], NaN = unknown; a constant map is 0.
+
+    Disparity known up to scale and shift, a model's label, is taken as it is: only its range changes.
+
+    Raises:
+        DatoolError: depth known up to scale and shift.
+    """
+    disparity = depth.to(Quantity.DISPARITY).values
+    if not depth.valid.any():
+        return disparity
+    low, high = np.nanmin(disparity), np.nanmax(disparity)
+    return (disparity - low) / np.maximum(high - low, np.float32(1e-12))
+
+
+def plain_disparity_target(depth: DepthMap, max_depth_m: float) -> np.ndarray:
+    """Return disparity as it is: (H, W) float32, NaN = unknown.
+
+    Raises:
+        DatoolError: depth known up to scale and shift.
+    """
+    return depth.to(Quantity.DISPARITY).values
+
+
+def metric_target(depth: DepthMap, max_depth_m: float) -> np.ndarray:
+    """Return metres: (H, W) float32, NaN = unknown, sky, or beyond ``max_depth_m``.
+
+    Raises:
+        DatoolError: the map's scale is unknown.
+
+    Source: DepthAnything/Depth-Anything-V2 ``metric_depth/train.py`` (what lies beyond is out of the loss).
+    """
+    if depth.ambiguity is not Ambiguity.NONE:
+        raise DatoolError(
+            f"got {depth.quantity.value} known up to {depth.ambiguity.value.replace('-', ' ')}, expected metres.",
+            "Train a relative model on it, or label with a metric one.",
+        )
+    metres = depth.to(Quantity.DEPTH).values
+    return np.where((metres <= max_depth_m) & np.isfinite(metres), metres, np.float32(np.nan))
 
 
 def window(image: Tensor, depth: Tensor, size: Sequence[int], zoom: float, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,3 +134,11 @@ def colour(image: Tensor, strength: float, draws: Tensor) -> Tensor:
     soft = F.avg_pool2d(F.pad(image, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     share = torch.where(draws[:, 7] < 0.5 * strength, draws[:, 8], 0)[:, None, None, None]
     return (image + (soft - image) * share).clamp(0, 1)
+
+
+# What a model learns to give -> (a map, the largest depth in metres) -> target.
+TARGETS: dict[str, Callable[[DepthMap, float], np.ndarray]] = {
+    "disparity-minmax": minmax_target,
+    "disparity": plain_disparity_target,
+    "depth": metric_target,
+}
