@@ -10,7 +10,7 @@ from pathlib import Path
 
 import cv2
 
-from datool.data.synthetic import render
+from datool.data.synthetic import Look, render
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.files import write_map
 
@@ -21,7 +21,7 @@ CHOSEN = {"indoor": (3, 5, 9), "outdoor": (4, 5, 8), "table-top": (1, 4, 9)}
 rows = []
 (HERE / "photos").mkdir(exist_ok=True)
 for family, indices in CHOSEN.items():
-    scenes = render(SEED, indices, HEIGHT_PX, WIDTH_PX, family=family)
+    scenes = render(SEED, indices, HEIGHT_PX, WIDTH_PX, family=family, look=Look.plain())
     for image, depth, camera in zip(scenes.image_b3hw, scenes.depth_bhw, scenes.camera_b4, strict=True):
         name = f"{family}-{len(rows) + 1}"
         bgr = image.permute(1, 2, 0).numpy()[:, :, ::-1]

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple, fields, replace
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from datool.data.synthetic import render
-from datool.data.synthetic.draws import MATERIAL_COLUMNS, Draws, splitmix64
-from datool.data.synthetic.props import NUM_PLANES
-from datool.data.synthetic.renderer import FAR_M, picture, rays, trace
-from datool.data.synthetic.scenes import AWAY_M, FAMILY_SHARES, Scene
+from datool.data.synthetic import Look, Photos, render
+from datool.data.synthetic.draws import COLUMN, MATERIAL_COLUMNS, Draws, splitmix64
+from datool.data.synthetic.film import defocus, move
+from datool.data.synthetic.props import KINDS_OF_SHAPE, NUM_PLANES
+from datool.data.synthetic.renderer import picture
+from datool.data.synthetic.scenes import AWAY_M, FAMILY_SHARES, LAYOUTS, Scene, build
+from datool.data.synthetic.terrain import draw_waves, height, meet
+from datool.data.synthetic.tracing import FAR_M, rays, trace
 from datool.errors import DatoolError
 
 SIZE = (48, 64)
 CAMERA = torch.tensor([[60.0, 60.0, 32.0, 24.0]])
 
 
+PLAIN = Look.plain()
+ADD_SHAPES = ("terrain", "foliage", "fences", "cables", "panes", "night", "lamps")
+CHANGE_THE_IMAGE = ("glass", "mirrors", "polish", "wear", "photos", "fog", "focus", "motion")
+FACING = torch.tensor([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]])  # normal to the camera
+
+
 def one_shape(shape: str, centre: list[float], half: list[float], axes: Tensor | None = None) -> Scene:
     """A scene of one shape in camera axes; "plane" looks at the camera along its third axis."""
-    counts = {"box": (1, 0, 0), "ellipsoid": (0, 1, 0), "cylinder": (0, 0, 1), "plane": (0, 0, 0)}[shape]
+    counts = tuple(int(kind == shape) for kind in KINDS_OF_SHAPE)
     eye = torch.eye(3) if axes is None else axes
-    facing = torch.tensor([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]])  # normal to the camera
     planes = NUM_PLANES - (shape == "plane")
     rows = sum(counts) + NUM_PLANES
     return Scene(
         centre_bp3=torch.cat([torch.tensor([centre]), torch.tensor([[0, 0, 1e9]]).expand(planes, 3)])[None],
-        axes_bp33=torch.cat([eye[None], facing.expand(planes, 3, 3)])[None],
+        axes_bp33=torch.cat([eye[None], FACING.expand(planes, 3, 3)])[None],
         half_bp3=torch.cat([torch.tensor([half]), torch.ones(planes, 3)])[None],
         material_bpk=torch.full((1, rows + 1, len(MATERIAL_COLUMNS)), 0.5),
         light_b4=torch.tensor([[0.0, -1.0, 0.0, 0.0]]),
@@ -40,6 +52,12 @@ def one_shape(shape: str, centre: list[float], half: list[float], axes: Tensor |
         view_b2=torch.tensor([[1.0, 0.0]]),
         lens_bk=torch.tensor([[1.0, 1, 0, 0, 0.1, 0, 1, 1]]),
         salt_b=torch.zeros(1, dtype=torch.int32),
+        pose_b34=torch.eye(4)[None, :3],
+        cut_bp4=torch.tensor([[[8.0, 20.0, 0.45, 0.0]]])[:, : sum(counts[3:])],
+        waves_bw4=torch.zeros(1, 0, 4),
+        lamp_bl6=torch.zeros(1, 0, 6),
+        focus_b2=torch.zeros(1, 2),
+        motion_b4=torch.zeros(1, 4),
         counts=counts,
     )
 
@@ -115,12 +133,179 @@ def test_an_axis_parallel_ray_through_a_face_is_no_nan() -> None:
         assert image.shape == (1, 3, *SIZE)
 
 
+def test_what_is_cut_out_of_a_card_is_not_there() -> None:
+    """Eight upright bars, each 0.45 of an eighth of the card, between two rails."""
+    depth, x, y = traced(one_shape("bars", [0.0, 0.0, 4.0], [1.6, 1.2, 1.0]))
+    u, v = 4 * x / 1.6, 4 * y / 1.2
+    part = (u + 1) * 4
+    bar = (part - part.floor() - 0.5).abs() < 0.225
+    rail = (v.abs() - 0.9 * 0.92).abs() < 0.035
+    agree(depth, torch.where((bar | rail) & (u.abs() < 1) & (v.abs() < 1), 4.0, torch.inf).double())
+    for kind in KINDS_OF_SHAPE[3:]:
+        depth, _, _ = traced(one_shape(kind, [0.0, 0.0, 4.0], [1.6, 1.2, 1.0]))
+        solid = torch.isfinite(depth)
+        assert 0 < solid.float().mean() < 0.6 and (depth[solid] == 4).all()
+
+
+def test_a_ray_meets_the_hills_where_they_are() -> None:
+    waves = draw_waves(Draws(5, torch.arange(4), stream=0), 1.0)
+    ray = torch.nn.functional.normalize(torch.randn(4, 3, 400, generator=torch.Generator().manual_seed(0)), dim=1)
+    ray = (ray * torch.tensor([1.0, 1.0, 0.2])[:, None]).double()
+    eye = torch.tensor([0.0, 0.0, 1.6], dtype=torch.float64)[None, :, None]
+    t = meet(waves, eye, ray)
+    hit = t < FAR_M
+    assert 0.3 < hit.float().mean() < 0.9
+    at = eye + t[:, None] * ray
+    error = (at[:, 2] - height(waves, at[:, 0], at[:, 1])).abs()
+    assert (error[hit] < 1e-4 * t[hit]).all()
+    for share in torch.linspace(0.05, 0.98, 60, dtype=torch.float64):  # nothing before it
+        at = eye + share * t[:, None] * ray
+        under = hit & (at[:, 2] < height(waves, at[:, 0], at[:, 1]) - 0.02)
+        assert under.float().mean() < 2e-3
+
+
+def coloured(scene: Scene, rows: int, **columns: float) -> Scene:
+    """The scene with columns of one row's material set."""
+    material = scene.material_bpk.clone()
+    for name, value in columns.items():
+        material[:, rows, COLUMN[name]] = value
+    return scene._replace(material_bpk=material)
+
+
+RED = {"a_r": 0.9, "a_g": 0.0, "a_b": 0.0, "b_r": 0.9, "b_g": 0.0, "b_b": 0.0, "by_joint": 0.0, "glow": 3.0}
+CLEAN = {"glass": 0.0, "mirror": 0.0, "stain": 0.0, "vein": 0.0, "cobble": 0.0, "lit": 0.0, "photo": 0.0}
+
+
+def redness(image: Tensor) -> float:
+    red, green = image[0, 0, 24, 32].float(), image[0, 1, 24, 32].float()
+    return float(red / green.clamp_min(1))
+
+
+def test_a_mirror_shows_what_stands_behind_the_camera_and_is_a_wall_to_depth() -> None:
+    scene = one_shape("box", [0.0, 0.0, -3.0], [2.0, 2.0, 0.5])
+    scene.centre_bp3[0, 1] = torch.tensor([0.0, 0.0, 4.0])  # the first plane, across the axis
+    scene = coloured(coloured(coloured(scene, slice(None), **CLEAN), 0, **RED), 1, mirror=0.95)
+    dull, _ = picture(scene, CAMERA, *SIZE)
+    shown, depth = picture(scene._replace(passes=("second",)), CAMERA, *SIZE)
+    assert redness(shown) > 3 > 1.5 > redness(dull)
+    torch.testing.assert_close(depth, torch.full_like(depth, 4.0))
+
+
+def test_glass_shows_what_stands_behind_it_and_is_the_surface_to_depth() -> None:
+    scene = one_shape("ellipsoid", [0.0, 0.0, 3.0], [1.0, 1.0, 1.0])
+    scene.centre_bp3[0, 1] = torch.tensor([0.0, 0.0, 6.0])
+    scene = coloured(coloured(coloured(scene, slice(None), **CLEAN), 1, **RED), 0, glass=0.9)
+    dull, _ = picture(scene, CAMERA, *SIZE)
+    shown, depth = picture(scene._replace(passes=("second", "glass")), CAMERA, *SIZE)
+    assert redness(shown) > 3 > 1.5 > redness(dull)
+    assert depth[0, 24, 32] == pytest.approx(2.0, rel=1e-3)
+
+
+def test_only_effects_that_add_shapes_change_depth(tmp_path: Path) -> None:
+    assert {*ADD_SHAPES, *CHANGE_THE_IMAGE} == {field.name for field in fields(Look)}
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8))
+    photos = Photos.load(tmp_path)
+    for name in (*ADD_SHAPES, *CHANGE_THE_IMAGE):
+        moved, changed = [], []
+        for family, num in (("indoor", 10), ("outdoor", 6), ("table-top", 4)):
+            plain = render(4, range(num), *SIZE, family=family, look=PLAIN)
+            made = render(4, range(num), *SIZE, family=family, look=replace(PLAIN, **{name: 1.0}), photos=photos)
+            assert (made.depth_bhw > 0).all() and torch.equal(made.camera_b4, plain.camera_b4)
+            moved.append(not torch.equal(made.depth_bhw, plain.depth_bhw))
+            changed.append(not torch.equal(made.image_b3hw, plain.image_b3hw))
+        assert any(moved) == (name in ADD_SHAPES) and any(changed), name
+
+
+def test_the_plain_look_is_the_first_scene_set() -> None:
+    """Median depth and mean value of the first set's pictures, as it was when the bundled models were trained."""
+    expected = {
+        "indoor": [[3.3098, 103.507], [2.6379, 99.767], [1.2014, 140.663], [4.6851, 132.779]],
+        "outdoor": [[9.0796, 104.942], [18.1656, 99.418], [12.2246, 134.627], [6.6342, 125.297]],
+        "table-top": [[1.058, 103.391], [0.6212, 100.473], [1.8204, 144.038], [0.5806, 135.434]],
+    }
+    for family, numbers in expected.items():
+        made = render(7, range(4), *SIZE, family=family, look=PLAIN)
+        got = torch.stack([made.depth_bhw.flatten(1).median(1)[0], made.image_b3hw.float().flatten(1).mean(1)], 1)
+        torch.testing.assert_close(got, torch.tensor(numbers), rtol=2e-3, atol=0)
+
+
+def test_other_cameras_see_the_same_scene() -> None:
+    """What camera 1 sees, camera 0 sees too, or something before it; most of it, it sees."""
+    look = Look(focus=0, motion=0)
+    first, other = (render(6, range(16), *SIZE, look=look, camera=k) for k in (0, 1))
+    assert not torch.equal(first.pose_b34, other.pose_b34)
+    found, hidden = [], []
+    for k in range(16):
+        rotation, shift = other.pose_b34[k, :, :3], other.pose_b34[k, :, 3:]
+        torch.testing.assert_close(rotation @ rotation.T, torch.eye(3), atol=1e-5, rtol=0)
+        depth = other.depth_bhw[k].flatten()
+        world = rotation.T @ (rays(other.camera_b4[k : k + 1], *SIZE)[0] * depth - shift)
+        x, y, z = first.pose_b34[k, :, :3] @ world + first.pose_b34[k, :, 3:]
+        fx, fy, cx, cy = first.camera_b4[k]
+        column, row = (fx * x / z + cx).floor(), (fy * y / z + cy).floor()
+        seen = torch.isfinite(depth) & (depth < 100) & (z > 0.1)
+        seen &= (column >= 0) & (column < SIZE[1]) & (row >= 0) & (row < SIZE[0])
+        there = first.depth_bhw[k][row[seen].long(), column[seen].long()]
+        found.append((there / z[seen]).log().abs() < 0.05)
+        hidden.append((there / z[seen]).log() < -0.05)
+    found, hidden = torch.cat(found).float().mean(), torch.cat(hidden).float().mean()
+    assert found > 0.75 and found + hidden > 0.95
+
+
+def test_what_is_in_focus_and_a_camera_at_rest_stay_sharp() -> None:
+    light = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    depth = torch.full((2, 1, 32, 32), 3.0)
+    depth[:, :, :, 16:] = 60.0
+    blurred = defocus(light, depth, torch.tensor([3.0, 3.0]), torch.tensor([0.1, 0.0]))
+    assert torch.equal(blurred[0, :, :, :16], light[0, :, :, :16]) and torch.equal(blurred[1], light[1])
+    assert blurred[0, :, :, 20:].std() < 0.5 * light[0, :, :, 20:].std()
+    torch.testing.assert_close(move(light, depth, torch.zeros(2, 4)), light)
+    assert move(light, depth, torch.tensor([[0.05, 0, 0, 0]] * 2)).std() < light.std()
+
+
+def test_a_photo_lies_on_a_surface_as_it_is(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels[:, :, ::-1])
+    cv2.imwrite(str(tmp_path / "b.png"), np.full((64, 80, 3), 255, np.uint8))
+    photos = Photos.load(tmp_path)
+    at = (torch.arange(256) + 0.5) / 256
+    found = photos.sample(torch.zeros(256), at, 1 - (torch.full((256,), 9.5) / 256), torch.full((256,), 1e-3))
+    expected = (torch.from_numpy(pixels[9].astype(np.float32)).T / 255) ** 2.2
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(photos.sample(torch.full((9,), 0.9), at[:9], at[:9], at[:9] * 30), torch.ones(3, 9))
+    for size in (1 / 256, 1 / 32, 0.5):  # far away, a photo is its mean
+        spread = photos.sample(torch.zeros(256), at, at, torch.full((256,), size)).std()
+        assert spread < 0.4 * (size * 256) ** -0.5
+    with pytest.raises(DatoolError, match="no image"):
+        (tmp_path / "none").mkdir()
+        Photos.load(tmp_path / "none")
+
+
+def test_a_look_is_made_of_probabilities() -> None:
+    assert set(astuple(PLAIN)) == {0.0} and all(value > 0 for value in astuple(Look()))
+    with pytest.raises(DatoolError, match="fog"):
+        Look(fog=1.5)
+    with pytest.raises(DatoolError, match="camera -1"):
+        render(0, [0], *SIZE, camera=-1)
+
+
 def test_an_image_does_not_know_its_neighbours() -> None:
     for family in (None, *FAMILY_SHARES):
         together, alone = render(4, [3, 5, 8, 11], *SIZE, family=family), render(4, [5], *SIZE, family=family)
         assert torch.equal(together.image_b3hw[1], alone.image_b3hw[0])
         assert torch.equal(together.depth_bhw[1], alone.depth_bhw[0])
         assert torch.equal(together.camera_b4[1], alone.camera_b4[0])
+
+
+@pytest.mark.parametrize("layout", list(LAYOUTS))
+def test_pictures_rendered_in_one_pass_are_those_rendered_alone(layout: str) -> None:
+    """As on CUDA: a pass then holds pictures with and without mirrors, photos and hills."""
+    scenes = build(2, torch.arange(6), layout, Look())
+    image, depth = picture(scenes, CAMERA.expand(6, 4), *SIZE)
+    for k in range(6):
+        alone = picture(scenes.map(lambda v, k=k: v[k : k + 1]), CAMERA, *SIZE)
+        assert torch.isclose(depth[k], alone[1][0], rtol=1e-4).float().mean() > 0.999
+        assert ((image[k].float() - alone[0][0].float()).abs() <= 2).float().mean() > 0.99
 
 
 def test_torchs_own_generator_is_neither_read_nor_moved() -> None:
@@ -153,8 +338,9 @@ def test_draws_are_uniform_and_go_on_past_a_block() -> None:
 
 
 @pytest.mark.parametrize("family", list(FAMILY_SHARES))
-def test_a_family_is_what_it_says(family: str) -> None:
-    made = render(9, range(24), *SIZE, family=family)
+@pytest.mark.parametrize("look", [PLAIN, Look()], ids=["plain", "all"])
+def test_a_family_is_what_it_says(family: str, look: Look) -> None:
+    made = render(9, range(24), *SIZE, family=family, look=look)
     depth, image = made.depth_bhw, made.image_b3hw
     assert made.image_b3hw.dtype == torch.uint8 and depth.dtype == torch.float32
     assert (depth > 0).all() and not depth.isnan().any()
@@ -164,8 +350,8 @@ def test_a_family_is_what_it_says(family: str) -> None:
     spread = disparity.quantile(0.98, 1) / disparity.quantile(0.02, 1).clamp_min(1e-4)
     assert (spread > 1.02).all() and spread.median() > 1.5
     values = image.flatten(1).float()
-    assert (values.std(1) > 4).all() and values.std(1).median() > 20
-    assert (values.mean(1) > 20).all() and (values.mean(1) < 240).all()
+    assert (values.std(1) > (4 if look == PLAIN else 2)).all() and values.std(1).median() > 20
+    assert (values.mean(1) > (20 if look == PLAIN else 4)).all() and (values.mean(1) < 240).all()
     fov = 2 * (SIZE[1] / 2 / made.camera_b4[:, 0]).atan() * 180 / math.pi
     assert (fov > 29.9).all() and (fov < 90.1).all()
     assert torch.equal(made.camera_b4[:, 0], made.camera_b4[:, 1])
@@ -173,7 +359,7 @@ def test_a_family_is_what_it_says(family: str) -> None:
 
 def test_the_floor_of_a_room_is_flat_in_space() -> None:
     """Back-projected by the returned camera, the largest surface of each picture lies in a plane."""
-    made = render(5, range(12), *SIZE, family="indoor")
+    made = render(5, range(12), *SIZE, family="indoor", look=PLAIN)
     ray = rays(made.camera_b4, *SIZE).view(-1, 3, *SIZE)
     points = (ray * made.depth_bhw[:, None]).double()
     # three neighbours in a row span a plane that holds most of their small patch, if the camera is the true one

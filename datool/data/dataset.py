@@ -11,7 +11,7 @@ from torch import Tensor
 
 from datool.data.order import check_parts, share
 from datool.data.sample import Batch
-from datool.data.synthetic import render
+from datool.data.synthetic import Look, render
 from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, disparity_target, window
 
 
@@ -62,7 +62,7 @@ class Scenes:
 
     def _render(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         height_px, width_px = self.size
-        scenes = render(self.seed, numbers, height_px, width_px, device=self.device)
+        scenes = render(self.seed, numbers, height_px, width_px, device=self.device, look=Look.plain())
         return scenes.image_b3hw, scenes.depth_bhw
 
 

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from datool.errors import lookup
 
-# A row of a material: three colours, how noise, parity, cell and joint mix them, grid, noise, and the way it shines.
+# A row of a material: three colours, how noise, parity, cell and joint mix them, grid, noise, the way it shines; then
+# what looks add (``finish``): reflection, transparency, lit windows, wear, a photo.
 MATERIAL_COLUMNS = (
     *(f"{colour}_{channel}" for colour in "abc" for channel in "rgb"),
     *("by_noise", "by_parity", "by_cell", "by_joint", "grid_u", "grid_v", "joint", "shift", "warp"),
     *("noise_x", "noise_y", "noise_z", "rough", "shine", "glow", "salt"),
+    *("mirror", "glass", "lit", "stain", "vein", "cobble", "wear_scale", "photo", "photo_pick", "photo_m"),
 )
+COLUMN = {name: number for number, name in enumerate(MATERIAL_COLUMNS)}
 
 # by_noise, by_parity, by_cell, by_joint | cells per metre lo, hi, v/u | joint, shift, warp | noise per metre lo, hi,
 # stretch
@@ -155,5 +158,15 @@ def material(
         draws.uniform(n) ** 3,
         torch.full_like(grid_u, glow),
         draws.uniform(n, 0, 4096).floor(),
+        *[torch.zeros_like(grid_u)] * 9,
+        torch.ones_like(grid_u),
     ]
     return torch.cat([c if c.ndim == 3 else c[..., None] for c in columns], -1)
+
+
+def changed(coat: Tensor, where: Tensor, **columns: Tensor | float) -> Tensor:
+    """Return the materials (B, n, K) with the named columns replaced where (B, n) bool says so."""
+    columns_of = list(coat.unbind(-1))
+    for name, value in columns.items():
+        columns_of[COLUMN[name]] = torch.where(where, value, columns_of[COLUMN[name]])
+    return torch.stack(columns_of, -1)

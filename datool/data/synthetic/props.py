@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,25 +21,78 @@ def turn(yaw: Tensor, tilt: Tensor | float = 0.0, spin: Tensor | float = 0.0) ->
     return torch.stack([x, y, z], -2)
 
 
+def cut(draws: Draws, cells_u: Tensor, cells_v: Tensor, share: Tensor | float) -> Tensor:
+    """Return (B, n, 4): cells along a card's sides (B, n), the solid share of a cell, and a salt."""
+    salt = draws.uniform(cells_u.shape[1], 0, 4096).floor()
+    share = torch.zeros_like(cells_u) + share
+    return torch.stack(torch.broadcast_tensors(cells_u, cells_v, share, salt), -1)
+
+
 def point(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
     """Return (B, n, 3) of three (B, n) that broadcast."""
     return torch.stack(torch.broadcast_tensors(x, y, z), -1)
 
 
 NUM_PLANES = 6
+SOLIDS = ("box", "ellipsoid", "cylinder")
+CARDS = ("leaves", "blades", "mesh", "bars", "cables")  # flat and cut out: see tracing.CUTS
+KINDS_OF_SHAPE = (*SOLIDS, *CARDS)
+
+
+class Shapes(NamedTuple):
+    """A run of shapes of one kind and what they are."""
+
+    centre: Tensor
+    half: Tensor
+    axes: Tensor
+    coat: Tensor
+    active: Tensor
+    mark: str = ""
+    cut: Tensor | None = None
 
 
 class Stage:
-    """Collects shapes of one layout, all (B, n, ...), in world axes."""
+    """Collects shapes of one layout, all (B, n, ...), in world axes, and what the later effects must know of it.
+
+    Args:
+        draws: the random numbers that the shapes are drawn with.
+    """
 
     def __init__(self, draws: Draws) -> None:
         self.draws = draws
-        self.shapes: dict[str, list[tuple[Tensor, ...]]] = {"box": [], "ellipsoid": [], "cylinder": []}
+        self.shapes: dict[str, list[Shapes]] = {kind: [] for kind in KINDS_OF_SHAPE}
         self.planes: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.room: tuple[Tensor, Tensor] | None = None  # low and high corner (B, 3) of a scene within walls
+        self.on_table = False  # whether the scene is about the table, whose top is z = 0
+        self.kerb_b1: Tensor | None = None  # half the width of the road in a street, m
+        self.waves_bw4: Tensor | None = None  # hills: see terrain
 
-    def put(self, shape: str, centre: Tensor, half: Tensor, axes: Tensor, material_: Tensor, active: Tensor) -> None:
-        """Add n shapes: centre and half (B, n, 3), axes (B, n, 3, 3), material (B, n, K), active (B, n) bool."""
-        self.shapes[shape].append((centre, half, axes, material_, active))
+    def put(
+        self,
+        kind: str,
+        centre: Tensor,
+        half: Tensor,
+        axes: Tensor,
+        coat: Tensor,
+        active: Tensor,
+        mark: str = "",
+        cut: Tensor | None = None,
+    ) -> None:
+        """Add n shapes: centre and half (B, n, 3), axes (B, n, 3, 3), material (B, n, K), active (B, n) bool.
+
+        ``mark`` says what they are to an effect that looks for them (see ``marked``); cards have a ``cut`` (B, n, 4):
+        see ``tracing.CUTS``.
+        """
+        self.shapes[kind].append(Shapes(centre, half, axes, coat, active, mark, cut))
+
+    def runs(self) -> list[Shapes]:
+        """Return all runs in the order of ``KINDS_OF_SHAPE``."""
+        return [run for runs in self.shapes.values() for run in runs]
+
+    def marked(self, mark: str) -> list[tuple[str, int, Shapes]]:
+        """Return the runs of shapes that carry a mark, with their kind and place, so that they can be replaced."""
+        runs = ((kind, place, run) for kind, runs in self.shapes.items() for place, run in enumerate(runs))
+        return [(kind, place, run) for kind, place, run in runs if run.mark == mark]
 
     def plane(self, centre_b3: Tensor, axes_b33: Tensor, material_bk: Tensor) -> None:
         """Add a plane through ``centre`` whose normal, the last axis, points to the camera's side."""
@@ -148,7 +202,7 @@ def things(
     half = size[..., None] / 2 * point(torch.ones_like(wide), wide, tall)
     centre = spot + point(torch.zeros_like(wide), torch.zeros_like(wide), half[..., 2])
     coat = material(draws, n, OBJECT_KINDS, OBJECT_PALETTES, scale=4.0)
-    stage.put(shape, centre, half, turn(yaw), coat, active & (away(eye, centre, yaw, half) > clearance))
+    stage.put(shape, centre, half, turn(yaw), coat, active & (away(eye, centre, yaw, half) > clearance), mark="thing")
 
 
 def subject(stage: Stage, eye: Tensor, xy: Tensor, floor: Tensor, size: Tensor, present: Tensor) -> None:
@@ -257,4 +311,5 @@ def trees(stage: Stage, eye: Tensor, xy: Tensor, floor: Tensor, tall: Tensor, pr
             turn(yaw),
             leaf,
             active,
+            mark="crown",
         )
