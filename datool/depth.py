@@ -17,6 +17,9 @@ import numpy as np
 
 from datool.errors import DatoolError
 
+# Sizes are whole pixels: a map an eighth of the image's size may miss its aspect by this share.
+ASPECT_TOLERANCE = 0.02
+
 
 class Quantity(str, Enum):
     """What one number of a map measures."""
@@ -94,6 +97,11 @@ class DepthMap:
             )
         with np.errstate(divide="ignore"):
             return DepthMap(np.float32(1) / self.values, quantity, self.ambiguity)
+
+
+def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Tell whether two sizes (height, width) can be of one picture, up to ``ASPECT_TOLERANCE``."""
+    return abs(size[0] / other[0] / (size[1] / other[1]) - 1) <= ASPECT_TOLERANCE
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,45 @@ def test_metric_maps_of_the_wrong_sign_and_empty_truth_are_named(data):
     assert found.values["abs_rel"] == 0 and found.values["delta1"] == 1
 
 
+def test_a_map_of_the_other_sign_is_scored_and_told_and_one_without_truth_is_named(data):
+    manifest, maps, _ = data
+    np.save(maps / "sub/0.npy", -np.load(maps / "sub/0.npy"))
+    (manifest.parent / "sub/1.truth.npy").unlink()
+    np.save(manifest.parent / "sub/2.truth.npy", np.zeros(SHAPE, np.float32))  # no sentinel was named
+    np.save(manifest.parent / "sub/3.truth.npy", np.full(SHAPE, 500, np.float32))  # all beyond the range
+    rows = manifest.read_text().splitlines()
+    rows[4] = json.dumps({"image": "sub/4.png"})
+    manifest.write_text("\n".join(rows) + "\n")
+    found = evaluate(EvalOptions(manifest=manifest, predictions=maps, **RELATIVE)).results[0]
+    assert found.flags == {"scale-negative": 1}
+    assert found.failures == {"sample-unreadable": 2, "truth-empty": 1, "truth-missing": 1}
+    assert found.rows[0].scale < 0 and "0 pixels of truth" in found.rows[3].reason
+
+
+@pytest.mark.parametrize("html", [False, True])
+def test_a_run_without_one_score_is_a_table_of_reasons(data, tmp_path, html):
+    manifest, _, _ = data
+    (tmp_path / "empty").mkdir()
+    options = {"predictions": tmp_path / "empty", "html": tmp_path / "r.html" if html else None}
+    found = evaluate(EvalOptions(manifest=manifest, **options, **RELATIVE))
+    assert found.results[0].failures == {"prediction-missing": 6} and found.results[0].values == {}
+    assert json.loads(found.to_json())["results"][0]["num_scored"] == 0
+
+
+def test_a_wrong_root_is_told_with_what_is_looked_for(data, tmp_path):
+    _, maps, _ = data
+    for bench, words in (
+        ("da2k", "DA-2K/annotations.json"),
+        ("kitti", "proj_depth"),
+        ("nyu", "nyu"),
+        ("ibims", "ibims"),
+    ):
+        with pytest.raises(DatoolError, match=words):
+            evaluate(EvalOptions(bench=[bench], roots={bench: maps}, predictions=maps, **RELATIVE))
+        with pytest.raises(DatoolError, match="no"):
+            evaluate(EvalOptions(bench=[bench], roots={bench: tmp_path / "nowhere"}, predictions=maps, **RELATIVE))
+
+
 def test_processes_do_not_change_the_scores(data):
     manifest, maps, _ = data
     one = evaluate(EvalOptions(manifest=manifest, predictions=maps, **RELATIVE)).results[0]
@@ -158,7 +197,7 @@ def test_what_is_asked_for_is_checked(data):
         ({"manifest": manifest, "model": "auto"}, "named model"),
         ({"manifest": manifest, "predictions": maps / "no"}, "no folder of predictions"),
         ({"manifest": manifest, "predictions": maps, "protocol": "midass"}, "Did you mean 'midas'"),
-        ({"bench": ["da2k"], "predictions": maps}, "Expected layout"),
+        ({"bench": ["da2k"], "predictions": maps}, "datool data get da2k"),
         ({"bench": ["all"], "predictions": maps}, "no benchmark"),
         ({"manifest": manifest, "predictions": maps, "overrides": {"metrics": "whdr"}}, "dense truth of manifest"),
         ({"bench": ["kity"], "predictions": maps}, "Did you mean 'kitti'"),

@@ -13,9 +13,19 @@ from hypothesis import strategies as st
 
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
-from datool.evaluation.alignment import ALIGNMENTS, fit_huber, fit_l1, fit_medians, fit_scale, fit_scale_l1
+from datool.evaluation.alignment import (
+    ALIGNMENTS,
+    BLOCK,
+    fit_huber,
+    fit_l1,
+    fit_l1_truncated,
+    fit_medians,
+    fit_scale,
+    fit_scale_l1,
+    fit_scale_l1_truncated,
+)
 from datool.evaluation.benchmarks import BENCHMARKS, DA2K_SHARES, DA2K_TABLE_14, protocol_for, weighted_mean
-from datool.evaluation.metrics import METRICS, boundary_f1, whdr
+from datool.evaluation.metrics import METRICS, PixelMetric, boundary_f1, measure, whdr
 from datool.evaluation.protocols import (
     DENSE,
     PROTOCOLS,
@@ -26,6 +36,7 @@ from datool.evaluation.protocols import (
     score,
     score_pairs,
 )
+from datool.evaluation.selection import gathered, one_a_cell, open_range
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 AFFINE = Ambiguity.SCALE_AND_SHIFT
@@ -88,6 +99,31 @@ def test_l1_finds_what_brute_force_finds(seed, levels):
     scale, shift = fit_l1(pred, truth)
     lowest, _ = reference.l1_affine(pred, truth)
     assert np.sum(np.abs(scale * pred + shift - truth) / truth) == pytest.approx(lowest, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("levels", [None, 4])
+def test_truncated_fits_find_what_brute_force_finds(seed, levels):
+    rng = np.random.default_rng(seed)
+    pred, truth = rng.uniform(-0.2, 1, 30), rng.uniform(0.1, 5, 30)
+    if levels:
+        pred, truth = np.round(pred * levels) / levels, np.ceil(truth * 2) / 2
+    for fit, affine in ((fit_l1_truncated, True), (fit_scale_l1_truncated, False)):
+        scale, shift = fit(pred, truth)
+        cost = np.sum(np.minimum(np.abs(scale * pred + shift - truth) / truth, 1))
+        assert cost == pytest.approx(reference.l1_truncated(pred, truth, affine), rel=1e-9)
+
+
+def test_a_truncated_fit_does_not_see_how_far_nonsense_is_off():
+    rng = np.random.default_rng(0)
+    pred = rng.uniform(0.1, 1, 60)
+    truth = 2 * pred + 1
+    truth[:20] = 0.01
+    for nonsense in (0.01, 0.02):
+        truth[:20] = nonsense
+        assert fit_l1_truncated(pred, truth) == (pytest.approx(2), pytest.approx(1))
+    with pytest.raises(DatoolError, match="fit_cells=64"):
+        fit_l1_truncated(np.ones(5000), np.ones(5000))
 
 
 def test_robust_alignments_resist_a_fifth_of_nonsense():
@@ -166,6 +202,55 @@ def test_boundary_f1_agrees_with_pixel_loops_and_ignores_scale_and_masked_pixels
     assert boundary_f1(pred, truth, valid) == pytest.approx(expected, rel=1e-9)
 
 
+def test_values_do_not_depend_on_the_blocks_in_which_they_are_summed():
+    rng = np.random.default_rng(0)
+    pred, truth = rng.uniform(1, 9, 2 * BLOCK + 17), rng.uniform(1, 9, 2 * BLOCK + 17)
+    metrics = [metric for metric in METRICS.values() if isinstance(metric, PixelMetric)]
+    whole = measure(metrics, [(pred, truth)])
+    parts = [(pred[at : at + 1000], truth[at : at + 1000]) for at in range(0, len(pred), 1000)]
+    assert measure(metrics, parts) == pytest.approx(whole, rel=1e-12)
+    assert measure(metrics, [(7 * truth, truth)])[list(METRICS).index("silog")] == pytest.approx(0, abs=1e-9)
+
+
+# Which pixels count
+
+
+@given(st.floats(0, 10), st.floats(10.5, 1e6) | st.just(float("inf")), st.booleans())
+@settings(deadline=None)
+def test_a_range_of_float32_is_that_of_float64(near, far, closed):
+    low, high = open_range(near, far, closed)
+    ends = [np.float32(near), np.float32(min(far, 3e38))]
+    values = np.array([np.nextafter(end, np.float32(to)) for end in ends for to in (0, np.inf)] + ends, np.float32)
+    double = values.astype(np.float64)
+    wanted = (double >= near) & (double <= far) if closed else (double > near) & (double < far)
+    np.testing.assert_array_equal((values >= low) & (values <= high), wanted & np.isfinite(values))
+
+
+@pytest.mark.parametrize("share", [0, 0.2, 0.999, 1])
+def test_gathering_is_indexing_with_the_mask(share):
+    rng = np.random.default_rng(0)
+    whole = rng.random((150, 200)).astype(np.float32)
+    one, two = whole[3:140, 5:190], whole[5:142, 9:194].astype(np.float64)
+    valid = rng.random(one.shape) < share
+    for got, wanted in zip(gathered(valid, one, two), (one[valid], two[valid]), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+        assert got.dtype == wanted.dtype
+
+
+def test_one_pixel_a_field_is_the_one_nearest_to_its_middle():
+    valid = np.random.default_rng(0).random((40, 60)) < 0.3
+    taken = one_a_cell(valid, 4)
+    assert not (taken & ~valid).any()
+    rows, columns = np.mgrid[:40, :60] + 0.5
+    for top in range(0, 40, 10):
+        for left in range(0, 60, 15):
+            field = (slice(top, top + 10), slice(left, left + 15))
+            distance = np.hypot(rows[field] - top - 5, columns[field] - left - 7.5)
+            assert taken[field].sum() == 1
+            assert distance[taken[field]][0] == distance[valid[field]].min()
+    assert one_a_cell(valid, 64).sum() == valid.sum()
+
+
 # Protocols against the second implementation
 
 
@@ -189,6 +274,7 @@ def test_protocols_agree_with_the_second_implementation_on_random_maps(seed):
             reference.marigold(double, truth, 1e-5, 80, garg, False),
         ),
         ("moge-disparity", {}, relative, reference.moge_disparity(double, truth)),
+        ("moge-scale", {}, metres(metric), reference.moge_scale(metric, truth)),
         ("zoe-metric", {"crop": "garg"}, metres(metric), reference.zoe_metric(metric, truth, 1e-3, 80, garg)),
         ("v2-metric", {"far": 20.0}, metres(metric), reference.v2_metric(metric, truth, 20)),
     ):
@@ -266,7 +352,10 @@ def test_scores_do_not_see_scale_and_shift_of_a_relative_map(scale, shift, seed)
 def test_a_perfect_map_scores_perfect_in_every_protocol(name):
     truth = np.float32(2) ** np.random.default_rng(0).integers(0, 4, (20, 30))
     protocol = PROTOCOLS[name]
-    pred = metres(truth) if protocol.alignment == "none" else as_map(5 / truth + 1)
+    if ALIGNMENTS[protocol.alignment].removes is AFFINE:
+        pred = as_map(5 * truth + 1, Quantity.DEPTH) if protocol.space == "depth" else as_map(5 / truth + 1)
+    else:
+        pred = metres(truth)
     values = score(pred, metres(truth), protocol).values
     check(values, {metric: float(METRICS[metric].higher_is_better) for metric in values}, 1e-6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,10 +12,23 @@ from datool.cli.draw import LISTED, Bar, draw_rows, draw_table, say
 from datool.cli.options import BatchSize, Device, Json, Precision, Quiet, Roots, Size, number_or_text, pairs
 
 if TYPE_CHECKING:
-    from datool.jobs.evaluate import BenchResult, EvalSummary
+    from datool.evaluation.compare import Comparison
+    from datool.evaluation.results import BenchResult, EvalSummary, Speed
+    from datool.jobs.evaluate import EvalOptions
+
+# Groups that a table lists; --json and --html have them all.
+LISTED_GROUPS = 40
 
 
 def evaluate(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODEL|MAPS]...",
+            help="With --compare: models, folders of saved maps, hf:REPO, marigold:REPO or python:MODULE:FUNCTION.",
+            show_default=False,
+        ),
+    ] = None,
     bench: Annotated[
         str,
         typer.Option(
@@ -28,7 +42,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME|FILE|FOLDER",
-            help="A name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, or NAME=FILE; no auto.",
+            help="A name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, or NAME=FILE; no auto. "
+            "Of others: hf:REPO (transformers), marigold:REPO (diffusers) or python:MODULE:FUNCTION.",
             show_default=False,
         ),
     ] = "",
@@ -41,6 +56,10 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--compare", help="Compare the models and folders that are named, pair by pair with the first."),
+    ] = False,
     manifest: Annotated[
         Path | None,
         typer.Option(
@@ -53,8 +72,9 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME",
-            help="lsq-disparity, da-v2-reconstructed, midas, marigold, moge-disparity, zoe-metric or v2-metric; "
-            "default: the benchmark's, lsq-disparity for --manifest. Pairs of points (da2k) have one.",
+            help="lsq-disparity, da-v2-reconstructed, midas, marigold, moge-disparity, moge-depth, moge-scale, "
+            "zoe-metric or v2-metric; default: the benchmark's, lsq-disparity for --manifest. Pairs of points (da2k) "
+            "have one.",
             show_default=False,
         ),
     ] = "",
@@ -69,13 +89,15 @@ def evaluate(
     ] = None,
     quantity: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of saved maps that do not say: depth or disparity.", show_default=False),
+        typer.Option(
+            metavar="NAME", help="Of maps and functions that do not say: depth or disparity.", show_default=False
+        ),
     ] = None,
     ambiguity: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Of saved maps that do not say: none (metres), scale or scale-and-shift.",
+            help="Of maps and functions that do not say: none (metres), scale or scale-and-shift.",
             show_default=False,
         ),
     ] = None,
@@ -89,6 +111,27 @@ def evaluate(
             metavar="FILE", help="Write a row an image; a rerun goes on from what is there.", show_default=False
         ),
     ] = None,
+    rows: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="What --csv of other runs wrote: not scored again. Repeatable.", show_default=False
+        ),
+    ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(metavar="I/N", help="Score every N-th image alone, from the I-th; join with --rows."),
+    ] = "1/1",
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a report: one file, no network needed.", show_default=False),
+    ] = None,
+    speed: Annotated[
+        bool, typer.Option("--speed", help="Add images a second, latency and peak memory of each model.")
+    ] = False,
+    resample: Annotated[
+        str,
+        typer.Option(metavar="UNIT", help="What --compare draws for its intervals: image, group or folder."),
+    ] = "image",
     size: Size = None,
     precision: Precision = "auto",
     device: Device = "auto",
@@ -97,15 +140,16 @@ def evaluate(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score a model or saved maps against a benchmark or own data, with the protocol beside every number.
+    """Score models or saved maps against a benchmark or own data, with the protocol beside every number.
 
     Images that cannot be scored are counted and named; the mean is over the others.
     """
     from datool.depth import Ambiguity, Quantity
     from datool.errors import lookup
     from datool.jobs.evaluate import EvalOptions
-    from datool.jobs.evaluate import evaluate as job
 
+    if names and not compare:
+        raise typer.BadParameter(f"got {' '.join(names)}; put --compare before several, --model before one.")
     quantities = {item.value: item for item in Quantity}
     ambiguities = {item.value: item for item in Ambiguity}
     options = EvalOptions(
@@ -113,6 +157,7 @@ def evaluate(
         manifest=manifest,
         model=model,
         predictions=predictions,
+        compare=names or (),
         quantity=None if quantity is None else lookup(quantities, quantity, "quantity"),
         ambiguity=None if ambiguity is None else lookup(ambiguities, ambiguity, "ambiguity"),
         divisor=divisor,
@@ -120,19 +165,21 @@ def evaluate(
         protocol=protocol,
         overrides=pairs(settings, "--set", "KEY=VALUE"),
         csv=csv,
+        rows=rows or (),
+        shard=_shard(shard),
+        html=html,
+        speed=speed,
+        resample=resample,
         size_px=size,
         precision=precision,
         device=device,
         batch_size=number_or_text(batch_size),
         workers=workers,
     )
-    with Bar(quiet) as bar:
-        summary = job(options, bar.update)
-    if as_json:
-        typer.echo(summary.to_json())
-    elif not quiet:
-        _draw_eval(summary)
-    failed = [(result.bench, id, reason) for result in summary.results for id, reason in result.failed]
+    summaries = _compare(options, as_json, quiet) if compare else _evaluate(options, as_json, quiet)
+    if html is not None and not quiet:
+        say("written", str(html), "green")
+    failed = [(result.bench, *row) for summary in summaries for result in summary.results for row in result.failed]
     for name, id, reason in failed[:LISTED]:
         say("failed", f"{name} {id}: {reason}", "red")
     if len(failed) > LISTED:
@@ -141,12 +188,91 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
+    from datool.jobs.evaluate import evaluate as job
+
+    with Bar(quiet) as bar:
+        summary = job(options, bar.update)
+    if as_json:
+        typer.echo(summary.to_json())
+    elif not quiet:
+        _draw_eval(summary)
+    return [summary]
+
+
+def _compare(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
+    from datool.jobs.evaluate import compare as job
+
+    with Bar(quiet) as bar:
+        found = job(options, bar.update)
+    if as_json:
+        typer.echo(found.to_json())
+    elif not quiet:
+        for number, comparison in enumerate(found.comparisons):
+            _draw_comparison(comparison, found.summaries, number)
+        _draw_speeds(found.summaries)
+    return found.summaries
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, slash, of = text.partition("/")
+    if not (slash and part.isdecimal() and of.isdecimal()):
+        raise typer.BadParameter(f"got '{text}', expected I/N, such as 1/2.", param_hint="--shard")
+    return int(part), int(of)
+
+
 def _draw_eval(summary: EvalSummary) -> None:
     """Print a table a benchmark: ours, groups, and what was published; under it, how it was measured."""
     for name, reason in summary.missing.items():
         say("note", f"{name} passed over: {reason}", "yellow")
     for result in summary.results:
         _draw_result(result, summary)
+    _draw_speeds([summary])
+
+
+def _draw_speeds(summaries: Sequence[EvalSummary]) -> None:
+    """Print how fast the models are; nothing where it was not measured."""
+    found: list[tuple[str, Speed]] = [(summary.name, summary.speed) for summary in summaries if summary.speed]
+    rows = [
+        [
+            name,
+            f"{speed.images_per_s:.2f}",
+            f"{1000 * speed.latency_median_s:.0f}",
+            f"{1000 * speed.latency_p90_s:.0f}",
+            f"{speed.peak_bytes / 2**20:.0f}",
+            f"{speed.num_images} images, {speed.on}",
+        ]
+        for name, speed in found
+    ]
+    draw_table(["speed", "images/s", "median ms", "90 % ms", "peak MiB", "measured on"], rows)
+
+
+def _draw_comparison(comparison: Comparison, summaries: Sequence[EvalSummary], number: int) -> None:
+    """Print a table of one benchmark: a line a predictor, in each metric its value and how it differs."""
+    from datool.evaluation.compare import LEVEL, NUM_DRAWS
+    from datool.evaluation.metrics import METRICS
+
+    result = summaries[0].results[number]
+    rows = []
+    for metric in result.fields["metrics"]:
+        for name, values in comparison.table.items():
+            found = values[metric]
+            first = found.better == "-"
+            gaps = ["" if first else f"{value:+.4f}" for value in (found.difference, found.low, found.high)]
+            rows.append([METRICS[metric].title if first else "", name, f"{found.value:.4f}", *gaps, found.better])
+    draw_table([comparison.bench, "predictor", "here", "difference", "low", "high", "better"], rows)
+    fields = ", ".join(f"{name} {_field(value)}" for name, value in result.fields.items() if name != "metrics")
+    left = f", {comparison.num_left_out} left out" if comparison.num_left_out else ""
+    draw_rows(
+        {
+            "of": "; ".join(summary.predictor for summary in summaries),
+            "on": f"{result.title}, {result.root}",
+            "images": f"{comparison.num_images} that all scored{left}",
+            "low, high": f"interval of {LEVEL:.0%}, {NUM_DRAWS} paired draws of {comparison.num_units} "
+            f"{comparison.resampled}, differences from {next(iter(comparison.table))}",
+            "protocol": f"{result.protocol} {result.protocol_sha256} (datool {summaries[0].version}): {fields}",
+        }
+    )
 
 
 def _draw_result(result: BenchResult, summary: EvalSummary) -> None:
@@ -155,11 +281,14 @@ def _draw_result(result: BenchResult, summary: EvalSummary) -> None:
     titles = {name: METRICS[name].title for name in result.fields["metrics"]}
     ours = [[title, _number(result.values.get(name))] for name, title in titles.items()]
     draw_table([result.bench, "scored here"], ours)
+    # Ten metrics a group do not fit on a terminal: an error and a share.
+    short = [*list(titles)[:1], *[name for name in titles if METRICS[name].higher_is_better][:1]]
+    short = list(dict.fromkeys(short))
     groups = [
-        [name, f"{values['weight']:.0f}", *(_number(values[metric]) for metric in titles)]
-        for name, values in result.groups.items()
+        [name, f"{values['weight']:.0f}", *(_number(values[metric]) for metric in short)]
+        for name, values in list(result.groups.items())[:LISTED_GROUPS]
     ]
-    draw_table(["group", "weight", *titles.values()], groups)
+    draw_table(["group", "weight", *(titles[name] for name in short)], groups)
     tables = [table.values for table in result.published]
     shown = [name for name in titles if any(name in values for table in tables for values in table.values())]
     printed = [
@@ -170,6 +299,8 @@ def _draw_result(result: BenchResult, summary: EvalSummary) -> None:
     ]
     draw_table(["published", "protocol", *(titles[name] for name in shown)], printed)
     fields = ", ".join(f"{name} {_field(value)}" for name, value in result.fields.items() if name != "metrics")
+    if len(result.groups) > LISTED_GROUPS:
+        say("note", f"{len(result.groups) - LISTED_GROUPS} more groups; --json and --html have them", "yellow")
     counts = {"images": result.num_images, "scored": result.num_scored, **result.failures}
     rows = {
         "of": summary.predictor,

@@ -40,7 +40,7 @@ class Benchmark:
         source: the data set's name in the table of sources.
         protocols: name of `PROTOCOLS` -> the fields that it has for this set; the first is the default.
         pairs: whether truth is pairs of points.
-        group: which part of a sample's id names its group; None = no groups.
+        group: which part of a sample's id names its group, such as the scene; None = no groups.
         published: tables by others.
     """
 
@@ -202,6 +202,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "zoe-metric": {"split": "eigen", "crop": "kb-garg"},
             "v2-metric": {"split": "eigen"},
         },
+        group=1,
         published=(
             *_papers(
                 ((0.080, 0.936), (0.080, 0.939), (0.076, 0.947)),
@@ -227,6 +228,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "da-v2-reconstructed": {"split": "final", "far": 70.0},
             "midas": {"split": "final", "far": 72.0},
         },
+        group=1,
         published=_papers(
             ((0.464, 0.739), (0.432, 0.756), (0.458, 0.760)),
             ((0.500, 0.718), (0.495, 0.734), (0.487, 0.752), (0.506, 0.772)),
@@ -240,6 +242,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "da-v2-reconstructed": {"split": "val", "crop": "garg"},
             "zoe-metric": {"split": "val", "crop": "garg"},
         },
+        group=0,
         published=_papers(
             ((0.247, 0.768), (0.232, 0.786), (0.230, 0.789)),
             (),
@@ -254,6 +257,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "midas": {"split": "train", "far": 72.0},
             "marigold": {"split": "train", "far": float("inf"), "fit_max_px": 1024},
         },
+        group=0,
         published=_papers(
             ((0.127, 0.885), (0.126, 0.884), (0.127, 0.882)),
             ((0.142, 0.851), (0.137, 0.858), (0.131, 0.865), (0.132, 0.862)),
@@ -268,6 +272,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             "marigold": {"split": "val", "near": 0.6, "far": 350.0},
             "zoe-metric": {"split": "val-indoors", "crop": "eigen-nyu", "far": 10.0},
         },
+        group=1,
         published=_papers(
             ((0.076, 0.939), (0.069, 0.946), (0.066, 0.952)),
             ((0.073, 0.942), (0.068, 0.950), (0.066, 0.952), (0.065, 0.954)),

@@ -1,13 +1,16 @@
 """Score aligned predictions against truth. NumPy, float64, pure functions.
 
 Pixel metrics take depths above 0 at the pixels that count, (N,) each: ``pred`` p (aligned) and ``truth`` g; d = ln p -
-ln g. A set's value is the mean over images of the image's value unless the protocol says otherwise.
+ln g. Each is a mean, or a function of a few means, over the pixels: `PixelMetric` gives the sums of a block of pixels
+and what becomes of their means, so that a map goes through the processor's cache once, whichever metrics are asked for.
+A set's value is the mean over images of the image's value unless the protocol says otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -19,21 +22,15 @@ from datool.evaluation.alignment import MIN_PIXELS, fit_scale_and_shift
 __all__ = [
     "METRICS",
     "MIN_PIXELS",
+    "Errors",
     "Metric",
+    "PixelMetric",
     "Scores",
-    "abs_rel",
+    "accuracy",
     "boundary_f1",
-    "delta",
     "fit_scale_and_shift",
-    "inverse_rmse",
-    "log10",
-    "rel_moge",
-    "rmse",
-    "rmse_log",
+    "measure",
     "score_disparity",
-    "silog",
-    "silog_half",
-    "sq_rel",
     "whdr",
 ]
 
@@ -42,73 +39,160 @@ BOUNDARY_RATIOS = np.linspace(1.05, 1.25, 10)
 LEAST_DEPTH = 1e-6
 
 
-def abs_rel(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return mean |p - g| / g. Source: Eigen et al. 2014, arXiv:1406.2283."""
-    return float((np.abs(pred - truth) / truth).mean())
+class Errors:
+    """What pixel metrics share, each computed when it is first asked for.
 
-
-def rel_moge(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return mean |p - g| / (g + 1e-6). Source: MoGe moge/test/metrics.py."""
-    return float((np.abs(pred - truth) / (truth + 1e-6)).mean())
-
-
-def sq_rel(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return mean (p - g)^2 / g, in units of depth. LeReS divides by g^2. Source: Eigen et al. 2014."""
-    return float(((pred - truth) ** 2 / truth).mean())
-
-
-def rmse(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return the root of mean (p - g)^2. Source: Eigen et al. 2014."""
-    return float(np.sqrt(((pred - truth) ** 2).mean()))
-
-
-def rmse_log(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return the root of mean d^2, natural logarithm. Source: Eigen et al. 2014."""
-    return float(np.sqrt((np.log(pred / truth) ** 2).mean()))
-
-
-def log10(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return mean |log10 p - log10 g|. Source: Saxena et al. 2009 (Make3D)."""
-    return float(np.abs(np.log10(pred / truth)).mean())
-
-
-def silog(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return 100 sqrt(mean d^2 - (mean d)^2), the convention of KITTI, ZoeDepth and Marigold. Source: KITTI devkit."""
-    return float(100 * np.log(pred / truth).std())
-
-
-def silog_half(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return sqrt(mean d^2 - 0.5 (mean d)^2), the convention of Depth Anything V2's metric code: no 100, lambda 0.5.
-
-    Source: Depth-Anything-V2 metric_depth/util/metric.py.
+    Args:
+        pred, truth: (n,) float64 depths, p and g.
+        centre: any number near most of d, the same for all blocks of an image: variances are taken about it.
     """
-    d = np.log(pred / truth)
-    return float(np.sqrt((d**2).mean() - 0.5 * d.mean() ** 2))
+
+    def __init__(self, pred: np.ndarray, truth: np.ndarray, centre: float = 0.0) -> None:
+        self.pred, self.truth, self.centre = pred, truth, centre
+
+    @cached_property
+    def ratio(self) -> np.ndarray:
+        """p / g."""
+        return self.pred / self.truth
+
+    @cached_property
+    def relative(self) -> np.ndarray:
+        """(p - g) / g."""
+        return self.ratio - 1
+
+    @cached_property
+    def difference(self) -> np.ndarray:
+        """p - g."""
+        return self.pred - self.truth
+
+    @cached_property
+    def log(self) -> np.ndarray:
+        """d = ln p - ln g."""
+        return np.log(self.ratio)
+
+    @cached_property
+    def worst(self) -> np.ndarray:
+        """max(p / g, g / p)."""
+        return np.maximum(self.ratio, self.truth / self.pred)
 
 
-def inverse_rmse(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return the root of mean (1/p - 1/g)^2, in 1/m for metres (KITTI's table: 1/km). Source: KITTI devkit."""
-    return float(np.sqrt(((1 / pred - 1 / truth) ** 2).mean()))
+def abs_rel(errors: Errors) -> tuple[float]:
+    """Return the sum of |p - g| / g. Source: Eigen et al. 2014, arXiv:1406.2283."""
+    return (_sum(np.abs(errors.relative)),)
 
 
-def delta(pred: np.ndarray, truth: np.ndarray, power: int = 1) -> float:
-    """Return the share of pixels with max(p/g, g/p) < 1.25^power, strictly. Source: Eigen et al. 2014."""
-    return float((np.maximum(pred / truth, truth / pred) < 1.25**power).mean())
+def rel_moge(errors: Errors) -> tuple[float]:
+    """Return the sum of |p - g| / (g + 1e-6). Source: MoGe moge/test/metrics.py."""
+    return (_sum(np.abs(errors.difference) / (errors.truth + 1e-6)),)
 
 
-def delta2(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return `delta` for 1.25^2."""
-    return delta(pred, truth, 2)
+def sq_rel(errors: Errors) -> tuple[float]:
+    """Return the sum of (p - g)^2 / g, in units of depth. LeReS divides by g^2. Source: Eigen et al. 2014."""
+    return (float(errors.difference @ errors.relative),)
 
 
-def delta3(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return `delta` for 1.25^3."""
-    return delta(pred, truth, 3)
+def rmse(errors: Errors) -> tuple[float]:
+    """Return the sum of (p - g)^2. Source: Eigen et al. 2014."""
+    return (float(errors.difference @ errors.difference),)
 
 
-def bad_pixels(pred: np.ndarray, truth: np.ndarray) -> float:
-    """Return 100 mean[max(p/g, g/p) > 1.25]. Source: Ranftl et al. 2020 (MiDaS), its evaluation gists."""
-    return float(100 * (np.maximum(pred / truth, truth / pred) > 1.25).mean())
+def rmse_log(errors: Errors) -> tuple[float]:
+    """Return the sum of d^2, natural logarithm. Source: Eigen et al. 2014."""
+    return (float(errors.log @ errors.log),)
+
+
+def log10(errors: Errors) -> tuple[float]:
+    """Return the sum of |log10 p - log10 g|. Source: Saxena et al. 2009 (Make3D)."""
+    return (_sum(np.abs(errors.log)) / np.log(10),)
+
+
+def silog(errors: Errors) -> tuple[float, float]:
+    """Return the sums of d and d^2, about the centre, which a variance does not see. Source: KITTI devkit."""
+    log = errors.log - errors.centre
+    return _sum(log), float(log @ log)
+
+
+def silog_half(errors: Errors) -> tuple[float, float]:
+    """Return the sums of d and d^2. Source: Depth-Anything-V2 metric_depth/util/metric.py."""
+    return _sum(errors.log), float(errors.log @ errors.log)
+
+
+def inverse_rmse(errors: Errors) -> tuple[float]:
+    """Return the sum of (1/p - 1/g)^2, in 1/m^2 for metres (KITTI's table: 1/km). Source: KITTI devkit."""
+    inverse = errors.relative / errors.pred
+    return (float(inverse @ inverse),)
+
+
+def delta(power: int) -> Callable[[Errors], tuple[float]]:
+    """Return what counts pixels with max(p/g, g/p) < 1.25^power, strictly. Source: Eigen et al. 2014."""
+    return lambda errors: (float(np.count_nonzero(errors.worst < 1.25**power)),)
+
+
+def bad_pixels(errors: Errors) -> tuple[float]:
+    """Count pixels with max(p/g, g/p) > 1.25. Source: Ranftl et al. 2020 (MiDaS), its evaluation gists."""
+    return (float(np.count_nonzero(errors.worst > 1.25)),)
+
+
+def _sum(values: np.ndarray) -> float:
+    return float(values.sum())
+
+
+def _root(mean: float) -> float:
+    return float(np.sqrt(mean))
+
+
+def _deviation(mean: float, mean_square: float) -> float:
+    """100 sqrt(mean d^2 - (mean d)^2); rounding may leave the difference below 0."""
+    difference = mean_square - mean**2
+    return 100 * float(np.sqrt(max(difference, 0.0) if np.isfinite(difference) else difference))
+
+
+def _half_deviation(mean: float, mean_square: float) -> float:
+    """sqrt(mean d^2 - 0.5 (mean d)^2): no 100, lambda 0.5."""
+    return float(np.sqrt(mean_square - 0.5 * mean**2))
+
+
+@dataclass(frozen=True)
+class PixelMetric:
+    """A function of means over the pixels that count.
+
+    Args:
+        sums: errors of a block of pixels -> the sums of it.
+        title: what tables print; names the convention where there are several.
+        finish: means over all pixels -> value.
+        higher_is_better: which way is good.
+    """
+
+    sums: Callable[[Errors], tuple[float, ...]]
+    title: str
+    finish: Callable[..., float] = float
+    higher_is_better: bool = False
+    on = "pixels"
+
+    def compute(self, pred: np.ndarray, truth: np.ndarray) -> float:
+        """Return the value of (N,) depths above 0."""
+        return measure([self], [(pred, truth)])[0]
+
+
+def measure(metrics: Sequence[PixelMetric], parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[float]:
+    """Return each metric over all parts together.
+
+    Args:
+        metrics: which.
+        parts: (pred, truth), (n,) float64 depths each, of any sizes; each is held no longer than it is measured.
+    """
+    found: list[list[tuple[float, ...]]] = []
+    count, centre = 0, 0.0
+    with np.errstate(all="ignore"):
+        for pred, truth in parts:
+            if not count:
+                first = float(np.log(pred[0] / truth[0]))
+                centre = first if np.isfinite(first) else 0.0
+            errors = Errors(pred, truth, centre)
+            found.append([metric.sums(errors) for metric in metrics])
+            count += len(pred)
+        sums = [np.sum(blocks, axis=0) for blocks in zip(*found, strict=True)]
+        return [float(metric.finish(*(total / count))) for metric, total in zip(metrics, sums, strict=True)]
 
 
 def whdr(nearer: np.ndarray, farther: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -171,18 +255,18 @@ def boundary_f1(pred: np.ndarray, truth: np.ndarray, valid: np.ndarray) -> float
 
 @dataclass(frozen=True)
 class Metric:
-    """One way to score.
+    """One way to score that is no mean over pixels.
 
     Args:
         compute: the function.
-        title: what tables print; names the convention where there are several.
-        on: ``pixels`` (pred, truth: (N,) depths), ``map`` (pred, truth, valid: (H, W)) or ``pairs`` (nearer, farther).
+        title: what tables print.
+        on: ``map`` (pred, truth, valid: (H, W)) or ``pairs`` (nearer, farther).
         higher_is_better: which way is good.
     """
 
     compute: Callable[..., float]
     title: str
-    on: str = "pixels"
+    on: str
     higher_is_better: bool = False
 
 
@@ -245,20 +329,20 @@ def score_disparity(pred: DepthMap, truth: DepthMap, near: float = 1e-3, far: fl
     )
 
 
-METRICS: dict[str, Metric] = {
-    "abs_rel": Metric(abs_rel, "AbsRel"),
-    "sq_rel": Metric(sq_rel, "SqRel (/g)"),
-    "rmse": Metric(rmse, "RMSE"),
-    "rmse_log": Metric(rmse_log, "RMSE log"),
-    "log10": Metric(log10, "log10"),
-    "silog": Metric(silog, "SILog (KITTI, x100)"),
-    "silog_half": Metric(silog_half, "SILog (V2, lambda 0.5)"),
-    "i_rmse": Metric(inverse_rmse, "iRMSE"),
-    "delta1": Metric(delta, "delta1", higher_is_better=True),
-    "delta2": Metric(delta2, "delta2", higher_is_better=True),
-    "delta3": Metric(delta3, "delta3", higher_is_better=True),
-    "bad_pixels": Metric(bad_pixels, "bad pixels, %"),
-    "rel_moge": Metric(rel_moge, "Rel (MoGe)"),
+METRICS: dict[str, PixelMetric | Metric] = {
+    "abs_rel": PixelMetric(abs_rel, "AbsRel"),
+    "sq_rel": PixelMetric(sq_rel, "SqRel (/g)"),
+    "rmse": PixelMetric(rmse, "RMSE", _root),
+    "rmse_log": PixelMetric(rmse_log, "RMSE log", _root),
+    "log10": PixelMetric(log10, "log10"),
+    "silog": PixelMetric(silog, "SILog (KITTI, x100)", _deviation),
+    "silog_half": PixelMetric(silog_half, "SILog (V2, lambda 0.5)", _half_deviation),
+    "i_rmse": PixelMetric(inverse_rmse, "iRMSE", _root),
+    "delta1": PixelMetric(delta(1), "delta1", higher_is_better=True),
+    "delta2": PixelMetric(delta(2), "delta2", higher_is_better=True),
+    "delta3": PixelMetric(delta(3), "delta3", higher_is_better=True),
+    "bad_pixels": PixelMetric(bad_pixels, "bad pixels, %", lambda mean: 100 * mean),
+    "rel_moge": PixelMetric(rel_moge, "Rel (MoGe)"),
     "boundary_f1": Metric(boundary_f1, "boundary F1 (Depth Pro)", "map", True),
     "accuracy": Metric(accuracy, "accuracy", "pairs", True),
     "whdr": Metric(whdr, "WHDR", "pairs"),

@@ -1,9 +1,7 @@
-"""Scores of a model or of saved maps: every image scored or named, every number beside its protocol."""
+"""Scores of models or of saved maps: every image scored or named, every number beside its protocol."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import multiprocessing
 import os
@@ -13,38 +11,48 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datool import __version__
+from datool.data.sample import Sample
 from datool.data.sources.base import Row
-from datool.data.sources.da2k import Pair, read_pairs
+from datool.data.sources.da2k import read_pairs
 from datool.data.sources.table import SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
-from datool.estimators.saved import SavedMap, SavedMaps, WrongValuesError
-from datool.evaluation.benchmarks import BENCHMARKS, Benchmark, Published, protocol_for
+from datool.estimators import scoring
+from datool.estimators.contestants import Contestant, Settings, contestant, saved
+from datool.estimators.saved import SavedMaps
+from datool.estimators.scoring import Task
+from datool.evaluation.benchmarks import BENCHMARKS, Benchmark, protocol_for
+from datool.evaluation.compare import Comparison
+from datool.evaluation.compare import compare as compare_results
+from datool.evaluation.gallery import Picture, dense_picture, pairs_picture
 from datool.evaluation.metrics import METRICS
-from datool.evaluation.protocols import CROPS, PROTOCOLS, Protocol, Score, UnscoredError, override, score, score_pairs
+from datool.evaluation.protocols import PROTOCOLS, Protocol, override, score_pairs
+from datool.evaluation.results import (
+    EvalSummary,
+    ImageRow,
+    Key,
+    Speed,
+    append_row,
+    gather,
+    key_of,
+    read_rows,
+    to_csv,
+)
 from datool.files import write_bytes
-
-# What needs torch (seconds to import) is imported where it is used.
-if TYPE_CHECKING:
-    from datool.data.sample import Sample
-    from datool.estimators.predictor import Predictor
 
 ALL = "all"
 MANIFEST_BENCH = "manifest"
-MANIFEST_ROW = Benchmark("manifest", {"lsq-disparity": {}})
+MANIFEST_ROW = Benchmark("manifest", {"lsq-disparity": {}}, group=-2)
 DEFAULT_PROTOCOL = "lsq-disparity"
 # Images in the pool per process: enough to keep it busy, few enough to hold no memory.
 WAITING = 4
-FIXED = (
-    *("bench", "id", "status", "kind", "reason", "flags", "group", "weight", "scale", "shift", "protocol"),
-    "predictor",
-)
-COLUMNS = (*FIXED, *METRICS)
+# Worst and best images of a report, each, and photos that the speed is measured on.
+NUM_PICTURES, NUM_SPEED = 6, 32
+Galleries = dict[tuple[str, str], tuple[list[Picture], list[Picture]]]
 
 
 @dataclass(frozen=True)
@@ -54,13 +62,19 @@ class EvalOptions:
     Args:
         bench: names of `BENCHMARKS`, or ``all``: those whose files are found.
         manifest: own data, in place of ``bench``.
-        model: name, file or folder, as of `datool.models.weights.load`; not ``auto``.
+        model: as of `datool.estimators.contestants.contestant`; not ``auto``.
         predictions: in place of ``model``: a folder of saved maps, or a pattern, as of `SavedMaps`.
-        quantity, ambiguity, divisor: of saved maps that do not say; None = they must.
+        compare: in place of both, for `compare`: several models or folders of maps.
+        quantity, ambiguity, divisor: of maps and rivals that do not say; None = they must.
         roots: folder of a data set by its name.
         protocol: a name of `PROTOCOLS`; empty = the benchmark's own.
         overrides: fields of the protocol as texts.
         csv: file of the rows, one an image; a run that was killed goes on from it. None = not written.
+        rows: further such files, of shards, whose images are not scored again.
+        shard: (i, n) = of every n images the i-th alone, from 1.
+        html: file of the report. None = not written.
+        speed: whether images a second, latency and memory of models are measured.
+        resample: what `compare` draws, a name of `datool.evaluation.compare.RESAMPLES`.
         size_px, precision, device, batch_size: as of `Predictor`.
         workers: processes for saved maps; 0 = one a CPU core.
     """
@@ -69,6 +83,7 @@ class EvalOptions:
     manifest: Path | None = None
     model: str = ""
     predictions: str | Path | None = None
+    compare: Sequence[str] = ()
     quantity: Quantity | None = None
     ambiguity: Ambiguity | None = None
     divisor: float | None = None
@@ -76,11 +91,28 @@ class EvalOptions:
     protocol: str = ""
     overrides: Mapping[str, str] = field(default_factory=dict)
     csv: Path | None = None
+    rows: Sequence[Path] = ()
+    shard: tuple[int, int] = (1, 1)
+    html: Path | None = None
+    speed: bool = False
+    resample: str = "image"
     size_px: int | None = None
     precision: str = "auto"
     device: str = "auto"
     batch_size: int | str = "auto"
     workers: int = 0
+
+    def settings(self) -> Settings:
+        """Return how models and maps are had."""
+        return Settings(
+            self.quantity,
+            self.ambiguity,
+            self.divisor,
+            self.size_px,
+            self.precision,
+            self.device,
+            self.batch_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -102,97 +134,22 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class ImageRow:
-    """One image.
+class Compared:
+    """What `compare` found.
 
     Args:
-        bench, id: whose.
-        status: ``scored`` or ``failed``.
-        kind, reason: why it failed; the kind is for counting.
-        flags: what was strange though it could be scored.
-        group: of the benchmark, such as its kind of scene.
-        weight: pixels or pairs that count.
-        scale, shift: of the fit.
-        protocol, predictor: hash of the protocol, and what predicted.
-        values: metric -> value.
+        summaries: one a predictor. comparisons: one a benchmark.
     """
 
-    bench: str
-    id: str
-    status: str = "scored"
-    kind: str = ""
-    reason: str = ""
-    flags: tuple[str, ...] = ()
-    group: str = ""
-    weight: int = 0
-    scale: float = 1.0
-    shift: float = 0.0
-    protocol: str = ""
-    predictor: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class BenchResult:
-    """One benchmark.
-
-    Args:
-        bench, title, root: which data, and where they lay.
-        protocol, protocol_sha256, fields: name, hash, and all that was hashed.
-        num_images, num_scored, num_skipped: in all, with a score, and of these by an earlier run.
-        values: metric -> value of the set, over the scored images alone; empty if none was.
-        groups: group -> metric -> value, with ``weight``.
-        failures: kind -> images without a score; failed: id and reason of each.
-        flags: flag -> images that have it (they are scored).
-        published: what others printed.
-        rows: one an image, in the data set's order.
-    """
-
-    bench: str
-    title: str
-    root: str
-    protocol: str
-    protocol_sha256: str
-    fields: Mapping[str, Any]
-    num_images: int
-    num_scored: int
-    num_skipped: int
-    values: Mapping[str, float]
-    groups: Mapping[str, Mapping[str, float]]
-    failures: Mapping[str, int]
-    failed: tuple[tuple[str, str], ...]
-    flags: Mapping[str, int]
-    published: tuple[Published, ...]
-    rows: tuple[ImageRow, ...]
-
-
-@dataclass(frozen=True)
-class EvalSummary:
-    """What a run found.
-
-    Args:
-        results: one a benchmark.
-        missing: benchmark of ``all`` -> why it was passed over.
-        predictor: the model with its hash and size, or the place of the maps.
-        version: of datool.
-        seconds: of this run.
-    """
-
-    results: tuple[BenchResult, ...]
-    missing: Mapping[str, str]
-    predictor: str
-    version: str
-    seconds: float
+    summaries: tuple[EvalSummary, ...]
+    comparisons: tuple[Comparison, ...]
 
     def to_json(self) -> str:
-        """Return the summary as one JSON object, without the rows of images that were scored."""
+        """Return all of it as one JSON object, without the rows of images that were scored."""
         return json.dumps(
             {
-                "version": self.version,
-                "predictor": self.predictor,
-                "seconds": self.seconds,
-                "missing": dict(self.missing),
-                "results": [_plain(result) for result in self.results],
+                "comparisons": [found.plain() for found in self.comparisons],
+                "predictors": [summary.plain() for summary in self.summaries],
             },
             allow_nan=False,
         )
@@ -211,41 +168,83 @@ def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda
         DatoolError: nothing or too much to score; no such benchmark, model, protocol or field; files not there; or the
             csv holds rows of another predictor or protocol.
     """
-    started = time.monotonic()
-    _check(options)
+    if options.compare or bool(options.model) == (options.predictions is not None):
+        raise DatoolError("expected either a model or saved maps to score.", "Give --model or --predictions.")
+    return _evaluate(options, [options.model or None], progress).summaries[0]
+
+
+def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> Compared:
+    """Score several predictors one after the other, and tell how they differ on the images that all scored.
+
+    Args:
+        options: as of `evaluate`, with ``compare``; the first is what the others are compared with.
+        progress: called after each image, and with messages.
+    Raises:
+        DatoolError: as of `evaluate`; fewer than two to compare, one of them twice, or no image that all scored.
+    """
+    if len(set(options.compare)) < max(2, len(options.compare)) or options.model or options.predictions is not None:
+        raise DatoolError(
+            f"expected two or more different models or folders to compare, got {', '.join(options.compare) or 'none'}.",
+            "Write datool eval --compare tiny maps/ and leave out --model and --predictions.",
+        )
+    return _evaluate(options, list(options.compare), progress)
+
+
+def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Callable[[Progress], None]) -> Compared:
+    """Score each of ``specs`` (None = ``options.predictions``), write what is to be written, return all."""
+    _check(options, specs)
     missing: dict[str, str] = {}
-    benches = list(_benches(options, missing))
-    # Options are checked before the model is loaded, which takes longest.
-    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in benches]
-    maps = None
-    predictor: Predictor | None = None
-    if options.predictions is not None:
-        maps = SavedMaps(options.predictions, options.quantity, options.ambiguity, options.divisor)
-        identity = str(options.predictions)
-    else:
-        predictor, identity = _load(options)
-    earlier = _read_csv(options.csv) if options.csv is not None else {}
-    _check_same(options.csv, earlier.values(), {bench: protocol for bench, _, _, protocol in jobs}, identity)
-    results = []
-    for bench, row, root, protocol in jobs:
-        run = _Run(bench, row, root, protocol, identity, options, progress, earlier)
-        run.process(maps, predictor)
-        results.append(run.result())
-    if options.csv is not None:
-        rows = {(result.bench, found.id): found for result in results for found in result.rows}
-        write_bytes(options.csv, _csv((earlier | rows).values(), header=True).encode())
-    return EvalSummary(tuple(results), missing, identity, __version__, time.monotonic() - started)
+    # Options are checked before a model is loaded, which takes longest.
+    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing)]
+    earlier = _earlier(options, {bench: protocol for bench, _, _, protocol in jobs})
+    summaries: list[EvalSummary] = []
+    galleries: Galleries = {}
+    for spec in specs:
+        started = time.monotonic()
+        if spec is None:
+            assert options.predictions is not None, "either a model or maps"
+            one = saved(options.predictions, options.settings())
+        else:
+            one = contestant(spec, options.settings())
+        if len(specs) == 1:
+            _check_predictor(options, earlier, one.identity)
+        results = []
+        for bench, row, root, protocol in jobs:
+            run = _Run(bench, row, root, protocol, one, options, progress, earlier)
+            run.process()
+            earlier |= {key_of(found): found for found in run.rows.values()}
+            rows = [run.rows[sample.id] for sample in run.samples]
+            results.append(gather(bench, row, (SOURCES[row.source].title, str(root)), protocol, rows, run.num_skipped))
+            if options.html is not None:
+                galleries[one.name, bench] = run.pictures()
+        speed = run.speed() if options.speed and one.estimator is not None else None
+        seconds = time.monotonic() - started
+        summaries.append(EvalSummary(tuple(results), missing, one.identity, __version__, seconds, one.name, speed))
+        if options.csv is not None:
+            write_bytes(options.csv, to_csv(earlier.values(), header=True).encode())
+    comparisons = tuple(_compare(number, summaries, options) for number in range(len(jobs)) if len(specs) > 1)
+    if options.html is not None:
+        from datool.evaluation.report import page  # its charts need a library that is an extra
+
+        write_bytes(options.html, page(summaries, comparisons, galleries).encode())
+    return Compared(tuple(summaries), comparisons)
 
 
-def _check(options: EvalOptions) -> None:
+def _compare(number: int, summaries: Sequence[EvalSummary], options: EvalOptions) -> Comparison:
+    results = {summary.name: summary.results[number] for summary in summaries}
+    higher = {name: metric.higher_is_better for name, metric in METRICS.items()}
+    return compare_results(results, higher, options.resample)
+
+
+def _check(options: EvalOptions, specs: Sequence[str | None]) -> None:
     if bool(options.bench) == (options.manifest is not None):
         raise DatoolError("expected either benchmarks or a manifest to score against.", "Give --bench or --manifest.")
-    if bool(options.model) == (options.predictions is not None):
-        raise DatoolError("expected either a model or saved maps to score.", "Give --model or --predictions.")
-    if options.model == "auto":
+    if "auto" in specs:
         raise DatoolError("a score needs a named model, got --model auto.", "Give a name, a file or a folder.")
     if options.workers < 0:
         raise DatoolError(f"{options.workers} workers cannot be.", "Give a number, or 0 for one a CPU core.")
+    if not 1 <= options.shard[0] <= options.shard[1]:
+        raise DatoolError(f"shard {options.shard[0]} of {options.shard[1]} cannot be.", "Count them from 1: 1/2, 2/2.")
 
 
 def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[str, Benchmark, Path]]:
@@ -288,17 +287,33 @@ def _protocol(bench: str, options: EvalOptions) -> Protocol:
     return known if known.split else replace(known, split=SOURCES[row.source].splits[0])
 
 
-def _load(options: EvalOptions) -> tuple[Predictor, str]:
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import load
+def _earlier(options: EvalOptions, protocols: Mapping[str, Protocol]) -> dict[Key, ImageRow]:
+    """Return the rows of earlier runs; refuse those of another protocol."""
+    rows: dict[Key, ImageRow] = {}
+    for path in (*options.rows, *([options.csv] if options.csv is not None else [])):
+        if path != options.csv and not path.is_file():
+            raise DatoolError(f"no file of rows {path}.", "Give what --csv of another run wrote.")
+        found = read_rows(path)
+        for row in found.values():
+            if row.bench in protocols and row.protocol != protocols[row.bench].sha256:
+                raise _other(path, "protocol", row.protocol, protocols[row.bench].sha256)
+        rows |= found
+    return rows
 
-    loaded = load(options.model)
-    predictor = Predictor(loaded, options.device, options.precision, options.size_px, options.batch_size)
-    return predictor, f"{loaded.name} {loaded.sha256[:12]} {predictor.size_px}px {predictor.precision}"
+
+def _check_predictor(options: EvalOptions, rows: Mapping[Key, ImageRow], identity: str) -> None:
+    """Refuse to put scores beside those of another predictor."""
+    for row in rows.values():
+        if row.predictor != identity:
+            raise _other(options.csv, "predictor", row.predictor, identity)
+
+
+def _other(path: Path | None, what: str, held: str, wanted: str) -> DatoolError:
+    return DatoolError(f"{path} holds scores of {what} '{held}', asked for was '{wanted}'.", "Give another --csv.")
 
 
 class _Run:
-    """One benchmark on its way."""
+    """One benchmark and one predictor on their way."""
 
     def __init__(
         self,
@@ -306,61 +321,61 @@ class _Run:
         row: Benchmark,
         root: Path,
         protocol: Protocol,
-        predictor: str,
+        one: Contestant,
         options: EvalOptions,
         progress: Callable[[Progress], None],
-        earlier: Mapping[tuple[str, str], ImageRow],
+        earlier: Mapping[Key, ImageRow],
     ) -> None:
-        self.bench, self.row, self.root, self.protocol, self.predictor = bench, row, root, protocol, predictor
+        self.bench, self.row, self.root, self.protocol, self.one = bench, row, root, protocol, one
         self.options, self.progress = options, progress
         split = protocol.split or SOURCES[row.source].splits[0]
-        self.samples = list(SOURCES[row.source].index(root, split))
-        counts = Counter(sample.id for sample in self.samples)
+        samples = list(SOURCES[row.source].index(root, split))
+        counts = Counter(sample.id for sample in samples)
         twice = [id for id, count in counts.items() if count > 1]
         if twice:
             raise DatoolError(f"{root} names {len(twice)} samples twice, such as '{twice[0]}'.", "Make ids unique.")
+        part, of = options.shard
+        self.samples = samples[part - 1 :: of]
         if not self.samples:
             raise DatoolError(f"{root} holds no sample of split '{split}'.", SOURCES[row.source].layout)
         self.pairs = read_pairs(root) if row.pairs else {}
         self.rows = {
             sample.id: found
             for sample in self.samples
-            if (found := earlier.get((bench, sample.id))) is not None and found.status == "scored"
+            if (found := earlier.get((one.identity, bench, sample.id))) is not None and found.status == "scored"
         }
         self.num_skipped = len(self.rows)
         self.counts = Progress(len(self.samples) - self.num_skipped, skipped=self.num_skipped)
 
-    def process(self, maps: SavedMaps | None, predictor: Predictor | None) -> None:
+    def process(self) -> None:
         todo = [sample for sample in self.samples if sample.id not in self.rows]
         self.progress(self.counts)
         if self.options.csv is not None and todo and not self.options.csv.exists():
-            write_bytes(self.options.csv, _csv([], header=True).encode())
-        if maps is not None:
-            found = self._saved(todo, maps)
-        else:
-            assert predictor is not None, "either maps or a model"
-            found = self._predicted(todo, predictor)
+            write_bytes(self.options.csv, to_csv([], header=True).encode())
+        found = self._saved(todo, self.one.maps) if self.one.maps is not None else self._predicted(todo)
         for row in found:
             self.rows[row.id] = row
             if self.options.csv is not None:
-                _append(self.options.csv, row)
+                append_row(self.options.csv, row)
             name = "done" if row.status == "scored" else "failed"
             self.counts = replace(self.counts, **{name: getattr(self.counts, name) + 1})
             self.progress(self.counts)
 
-    def _task(self, sample: Row, saved: SavedMap | None = None) -> _Task:
+    def _task(self, sample: Row) -> Task:
         parts = sample.id.split("/")
         place = self.row.group
-        group = parts[place] if place is not None and place < len(parts) else ""
-        blank = ImageRow(self.bench, sample.id, group=group, protocol=self.protocol.sha256, predictor=self.predictor)
-        return _Task(blank, self.row.source, sample, self.protocol, saved, self.pairs.get(sample.id, ()))
+        group = parts[place] if place is not None and -len(parts) <= place < len(parts) else ""
+        blank = ImageRow(self.bench, sample.id, group=group, protocol=self.protocol.sha256, predictor=self.one.identity)
+        found = self.one.maps.find(sample.id, sample.image) if self.one.maps is not None else None
+        by_depth = self.options.html is not None
+        return Task(blank, self.row.source, sample, self.protocol, found, self.pairs.get(sample.id, ()), by_depth)
 
     def _saved(self, todo: Iterable[Row], maps: SavedMaps) -> Iterator[ImageRow]:
         """Yield rows in order; each process holds one image."""
-        tasks = (self._task(sample, maps.find(sample.id, sample.image)) for sample in todo)
+        tasks = map(self._task, todo)
         workers = self.options.workers or _num_cores()
         if workers == 1:
-            yield from map(_score_saved, tasks)
+            yield from map(scoring.score_saved, tasks)
             return
         # Not forked: a torch that runs threads in the parent would hang the child.
         context = multiprocessing.get_context("spawn")
@@ -368,7 +383,7 @@ class _Run:
         pending: deque[Future[ImageRow]] = deque()
         try:
             for task in tasks:
-                pending.append(pool.submit(_score_saved, task))
+                pending.append(pool.submit(scoring.score_saved, task))
                 if len(pending) > WAITING * workers:
                     yield pending.popleft().result()
             while pending:
@@ -376,8 +391,9 @@ class _Run:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _predicted(self, todo: Iterable[Row], predictor: Predictor) -> Iterator[ImageRow]:
+    def _predicted(self, todo: Iterable[Row]) -> Iterator[ImageRow]:
         """Yield rows as the network gives them; truth waits beside its photo, and never for long."""
+        assert self.one.estimator is not None, "either maps or a model"
         flips = (False, True) if self.protocol.flip else (False,)
         samples: dict[str, Sample] = {}
         halves: dict[str, DepthMap] = {}
@@ -385,12 +401,12 @@ class _Run:
 
         def read(item: tuple[Row, bool]) -> np.ndarray:
             sample, mirrored = item
-            found = _cut(SOURCES[self.row.source].read(sample), self.protocol)
+            found = scoring.cut(SOURCES[self.row.source].read(sample), self.protocol)
             if not mirrored:
                 samples[sample.id] = found
-            return np.ascontiguousarray(found.image[:, ::-1]) if mirrored else found.image
+            return scoring.mirrored(found.image) if mirrored else found.image
 
-        for prediction in predictor.stream(((sample, flip) for sample in todo for flip in flips), read):
+        for prediction in self.one.estimator.stream(((sample, flip) for sample in todo for flip in flips), read):
             sample, mirrored = prediction.item
             task = self._task(sample)
             if sample.id in given_up:
@@ -399,223 +415,61 @@ class _Run:
                 given_up.add(sample.id)
                 samples.pop(sample.id, None)
                 halves.pop(sample.id, None)
-                yield _failed(task.blank, _kind(prediction.result, sample, prediction.image_size), prediction.result)
+                yield scoring.failed(
+                    task.blank, scoring.kind_of(prediction.result, sample, prediction.image_size), prediction.result
+                )
                 continue
             found = prediction.result
             if self.protocol.flip:
                 if mirrored:
-                    found = DepthMap(np.ascontiguousarray(found.values[:, ::-1]), found.quantity, found.ambiguity)
+                    found = scoring.unmirrored(found)
                 if sample.id not in halves:
                     halves[sample.id] = found
                     continue
-                other = halves.pop(sample.id)
-                found = DepthMap((found.values + other.values) / np.float32(2), found.quantity, found.ambiguity)
-            yield _scored(task, lambda found=found: found, samples.pop(sample.id))  # type: ignore[misc]
+                found = scoring.mean_of(found, halves.pop(sample.id))
+            yield scoring.scored(task, lambda found=found: found, samples.pop(sample.id))  # type: ignore[misc]
 
-    def result(self) -> BenchResult:
-        rows = [self.rows[sample.id] for sample in self.samples]
-        scored = [row for row in rows if row.status == "scored"]
-        groups = sorted({row.group for row in scored if row.group})
-        return BenchResult(
-            bench=self.bench,
-            title=SOURCES[self.row.source].title,
-            root=str(self.root),
-            protocol=self.protocol.name,
-            protocol_sha256=self.protocol.sha256,
-            fields=self.protocol.describe(),
-            num_images=len(rows),
-            num_scored=len(scored),
-            num_skipped=self.num_skipped,
-            values=_averaged(scored, self.protocol),
-            groups={
-                name: _averaged(members, self.protocol) | {"weight": float(sum(row.weight for row in members))}
-                for name in groups
-                if (members := [row for row in scored if row.group == name])
-            },
-            failures=dict(Counter(row.kind for row in rows if row.status == "failed")),
-            failed=tuple((row.id, row.reason) for row in rows if row.status == "failed"),
-            flags=dict(Counter(flag for row in scored for flag in row.flags)),
-            published=self.row.published,
-            rows=tuple(rows),
-        )
+    def pictures(self) -> tuple[list[Picture], list[Picture]]:
+        """Return the worst and the best images, predicted or read once more: no run holds pictures of them all."""
+        metric = self.protocol.metrics[0]
+        scored = [sample for sample in self.samples if self.rows[sample.id].status == "scored"]
+        order = sorted(scored, key=lambda sample: self.rows[sample.id].values[metric])
+        if METRICS[metric].higher_is_better:
+            order.reverse()
+        best = order[: min(NUM_PICTURES, len(order) // 2)]
+        worst = order[::-1][: min(NUM_PICTURES, len(order) - len(best))]
+        return [self._picture(sample) for sample in worst], [self._picture(sample) for sample in best]
 
-
-@dataclass(frozen=True)
-class _Task:
-    """What scoring one image needs; small, since it goes to another process."""
-
-    blank: ImageRow
-    source: str
-    sample: Row
-    protocol: Protocol
-    saved: SavedMap | None
-    pairs: tuple[Pair, ...]
-
-
-def _score_saved(task: _Task) -> ImageRow:
-    if task.saved is None:
-        return _failed(task.blank, "prediction-missing", DatoolError("no saved map of this image."))
-    return _scored(task, task.saved.read)
-
-
-def _scored(task: _Task, pred: Callable[[], DepthMap], sample: Sample | None = None) -> ImageRow:
-    """Return the row of one image; whatever is expected to go wrong becomes the row's reason."""
-    try:
-        sample = _sample(task) if sample is None else sample
-        found = _prediction(pred)
-        if task.pairs:
-            nearer, farther = (np.array([getattr(pair, name) for pair in task.pairs]) for name in ("nearer", "farther"))
-            result: Score = score_pairs(found, nearer, farther, sample.image.shape[:2], task.protocol)
-        elif sample.depth is None:
-            raise UnscoredError("truth-missing", "this image has no truth.")
+    def _picture(self, row: Row) -> Picture:
+        task, value = self._task(row), self.rows[row.id].values[self.protocol.metrics[0]]
+        sample = scoring.read_sample(task)
+        if task.saved is not None:
+            pred = scoring.read_prediction(task.saved.read)
         else:
-            result = score(found, sample.depth, task.protocol)
-    except UnscoredError as error:
-        return _failed(task.blank, error.kind, error)
-    return replace(
-        task.blank,
-        flags=result.flags,
-        weight=result.weight,
-        scale=result.scale,
-        shift=result.shift,
-        values=result.values,
-    )
+            assert self.one.estimator is not None, "what was scored has a map or a model"
+            sample = scoring.cut(sample, self.protocol)
+            pred = self.one.estimator.predict([sample.image])[0]
+            if self.protocol.flip:
+                pred = scoring.mean_of(
+                    pred, scoring.unmirrored(self.one.estimator.predict([scoring.mirrored(sample.image)])[0])
+                )
+        if not task.pairs:
+            assert sample.depth is not None, "it was scored"
+            return dense_picture(row.id, value, sample.image, pred, sample.depth, self.protocol)
+        points = np.array([(pair.nearer, pair.farther) for pair in task.pairs])
+        size = sample.image.shape[:2]
+        right = [score_pairs(pred, pair[:1], pair[1:], size, self.protocol).values["accuracy"] == 1 for pair in points]
+        return pairs_picture(row.id, value, sample.image, pred, points, np.array(right))
 
+    def speed(self) -> Speed | None:
+        """Return how fast the model is on the first photos that could be scored; None if none could."""
+        from datool.estimators.speed import measure_speed
 
-def _sample(task: _Task) -> Sample:
-    try:
-        return SOURCES[task.source].read(task.sample)
-    except DatoolError as error:
-        raise UnscoredError(_kind(error, task.sample), error.problem, error.hint) from error
-
-
-def _kind(error: DatoolError, sample: Row, read_size: tuple[int, int] | None = None) -> str:
-    """Return what to count a failure as; ``read_size`` is the image's, where it could be read."""
-    if isinstance(error, UnscoredError):
-        return error.kind
-    if read_size is not None:
-        return "prediction-failed"
-    return "sample-unreadable" if sample.image.is_file() else "image-missing"
-
-
-def _prediction(pred: Callable[[], DepthMap]) -> DepthMap:
-    try:
-        return pred()
-    except WrongValuesError as error:
-        raise UnscoredError("prediction-sign", error.problem, error.hint) from error
-    except DatoolError as error:
-        raise UnscoredError("prediction-unreadable", error.problem, error.hint) from error
-
-
-def _cut(sample: Sample, protocol: Protocol) -> Sample:
-    """Return the sample with its image and truth cut to the protocol's frame, as the network is to see it."""
-    crop = CROPS[protocol.crop]
-    if crop.frame is None or sample.depth is None:
-        return sample
-    if sample.depth.shape != sample.image.shape[:2]:
-        raise UnscoredError("truth-size", f"crop '{protocol.crop}' needs truth of the image's size.")
-    frame = crop.cut(sample.depth.shape)
-    depth = DepthMap(np.ascontiguousarray(sample.depth.values[frame]), sample.depth.quantity, sample.depth.ambiguity)
-    return replace(sample, image=np.ascontiguousarray(sample.image[frame]), depth=depth, camera=None)
-
-
-def _failed(row: ImageRow, kind: str, error: DatoolError) -> ImageRow:
-    return replace(row, status="failed", kind=kind, reason=str(error))
-
-
-def _averaged(rows: Sequence[ImageRow], protocol: Protocol) -> dict[str, float]:
-    """Return the set's value of each metric; empty without a row."""
-    if not rows:
-        return {}
-    weights = [row.weight for row in rows] if protocol.average == "pooled" else None
-    return {name: float(np.average([row.values[name] for row in rows], weights=weights)) for name in protocol.metrics}
+        assert self.one.estimator is not None, "saved maps have no speed"
+        scored = [sample for sample in self.samples if self.rows[sample.id].status == "scored"][:NUM_SPEED]
+        photos = [scoring.cut(SOURCES[self.row.source].read(sample), self.protocol).image for sample in scored]
+        return measure_speed(self.one.estimator, photos) if photos else None
 
 
 def _num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _plain(result: BenchResult) -> dict[str, Any]:
-    names = [name for name in result.__dataclass_fields__ if name not in ("rows", "published", "failed")]
-    return {
-        **{name: getattr(result, name) for name in names},
-        "failed": [
-            {"id": row.id, "kind": row.kind, "reason": row.reason} for row in result.rows if row.status == "failed"
-        ],
-        "published": [
-            {name: getattr(table, name) for name in table.__dataclass_fields__} for table in result.published
-        ],
-    }
-
-
-# Rows on disk
-
-
-def _csv(rows: Iterable[ImageRow], header: bool = False) -> str:
-    """Return rows as CSV; a metric that was not measured is empty."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    if header:
-        writer.writerow(COLUMNS)
-    for row in rows:
-        cells = {name: getattr(row, name) for name in FIXED}
-        cells["flags"] = " ".join(row.flags)
-        cells["reason"] = " ".join(row.reason.split())
-        writer.writerow([*cells.values(), *(row.values.get(name, "") for name in METRICS)])
-    return out.getvalue()
-
-
-def _append(path: Path, row: ImageRow) -> None:
-    try:
-        with open(path, "ab") as file:
-            file.write(_csv([row]).encode())
-    except OSError as error:
-        raise DatoolError(f"cannot write {path}: {error.strerror}.", "Free some space, run the same again.") from error
-
-
-def _read_csv(path: Path) -> dict[tuple[str, str], ImageRow]:
-    """Return the rows of an earlier run by benchmark and id; the later of two holds, a cut-off last line is dropped.
-
-    Raises:
-        DatoolError: the file is none of datool's.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8", "replace")
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise DatoolError(f"cannot read {path}: {error.strerror}.", "Give another --csv.") from error
-    whole = text[: text.rfind("\n") + 1]
-    if len(whole) < len(text):
-        write_bytes(path, whole.encode())  # so that the next row begins on a line of its own
-    reader = csv.DictReader(io.StringIO(whole))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
-        raise DatoolError(f"{path} is no table of scores of datool.", "Give another --csv.")
-    rows = {}
-    for number, cells in enumerate(reader, start=2):
-        try:
-            row = ImageRow(
-                **{name: cells[name] for name in ("bench", "id", "status", "kind", "reason", "group")},
-                flags=tuple(cells["flags"].split()),
-                weight=int(cells["weight"]),
-                scale=float(cells["scale"]),
-                shift=float(cells["shift"]),
-                protocol=cells["protocol"],
-                predictor=cells["predictor"],
-                values={name: float(cells[name]) for name in METRICS if cells[name]},
-            )
-        except (TypeError, ValueError) as error:
-            raise DatoolError(f"{path}, line {number}: not a row of scores.", "Give another --csv.") from error
-        rows[row.bench, row.id] = row
-    return rows
-
-
-def _check_same(path: Path | None, rows: Iterable[ImageRow], protocols: Mapping[str, Protocol], predictor: str) -> None:
-    """Refuse to put scores beside those of another predictor or protocol."""
-    for row in rows:
-        asked = protocols[row.bench].sha256 if row.bench in protocols else row.protocol
-        for what, held, wanted in (("predictor", row.predictor, predictor), ("protocol", row.protocol, asked)):
-            if held != wanted:
-                raise DatoolError(
-                    f"{path} holds scores of {what} '{held}', asked for was '{wanted}'.", "Give another --csv."
-                )
