@@ -1,101 +1,178 @@
-"""Laws of recipes and of the loop, on the nano model."""
+"""Laws of a whole run: from a recipe and data to a model that loads, by the job and by the commands."""
 
 import json
 from dataclasses import replace
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from ranks import lines, options
+from typer.testing import CliRunner
 
-from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, disparity_target, window
+from datool.cli import app
+from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, window
 from datool.errors import DatoolError
-from datool.jobs.train import train
+from datool.jobs.train import plan, train
 from datool.models.weights import load
-from datool.training.recipes import RECIPES, override, read_recipe, write_recipe
+from datool.training.feed import Places
+from datool.training.recipes import RECIPES, read_recipe
 
 NANO = replace(RECIPES["nano"], num_scenes=8, num_validation=4, batch_size=4, steps=4, validate_every=2, log_every=1)
+FEW = ["--set", "num_scenes=8", "--set", "num_validation=4", "--set", "validate_every=2", "--set", "log_every=1"]
 
 
-def lines(out):
-    """The log without what the clock decides."""
-    return [{k: v for k, v in json.loads(text).items() if k != "images_per_s"} for text in open(out / "log.jsonl")]
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A manifest of five noisy photos with metres beside them."""
+    root = tmp_path_factory.mktemp("own")
+    generator = np.random.default_rng(0)
+    with open(root / "manifest.jsonl", "w") as manifest:
+        for number in range(5):
+            cv2.imwrite(str(root / f"{number}.png"), generator.integers(0, 256, (40, 50, 3), np.uint8))
+            np.save(root / f"{number}.npy", generator.uniform(1, 9, (40, 50)).astype(np.float32))
+            manifest.write(json.dumps({"image": f"{number}.png", "depth": f"{number}.npy"}) + "\n")
+    return root
 
 
-def test_stopped_and_resumed_is_never_stopped_bit_for_bit(tmp_path):
-    train(NANO, tmp_path / "whole")
-
-    class Killed(BaseException):
-        pass
-
-    def kill(line):
-        if line["step"] == 3:
-            raise Killed
-
-    with pytest.raises(Killed):
-        train(NANO, tmp_path / "halves", progress=kill)
-    train(NANO, tmp_path / "halves", resume=True)
-    whole = {json.dumps(line, sort_keys=True) for line in lines(tmp_path / "whole")}
-    halves = {json.dumps(line, sort_keys=True) for line in lines(tmp_path / "halves")}
-    assert whole == halves
-    one, two = (torch.load(tmp_path / run / "last.ckpt", weights_only=True) for run in ("whole", "halves"))
-    for name, value in one["averaged"].items():
-        assert torch.equal(value, two["averaged"][name]), name
+def datool(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_it_learns_its_own_scenes(tmp_path):
     recipe = replace(NANO, steps=150, warmup=5, colour=0.0, zoom=1.0, validate_every=150, log_every=10, num_scenes=4)
-    train(recipe, tmp_path / "run")
+    train(recipe, options(tmp_path / "run"))
     losses = [line["loss"] for line in lines(tmp_path / "run") if "loss" in line]
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_the_kept_weights_load_as_a_model(tmp_path):
-    summary = train(NANO, tmp_path / "run")
-    loaded = load(summary.weights)
-    assert loaded.name == "nano" and summary.steps == 4
-    assert loaded.model(torch.rand(1, 3, 56, 70)).shape == (1, 56, 70)
+def test_the_kept_weights_load_as_a_model_and_so_does_the_folder(tmp_path):
+    summary = train(NANO, options(tmp_path / "run"))
+    for spec in (summary.weights, tmp_path / "run", str(tmp_path / "run")):
+        loaded = load(spec)
+        assert loaded.name == "nano" and loaded.source.endswith("best.safetensors")
+        assert loaded.model(torch.rand(1, 3, 56, 70)).shape == (1, 56, 70)
+    scores = [line for line in lines(tmp_path / "run") if "abs_rel" in line]
+    assert summary.steps == 4 and summary.scores["abs_rel"] == min(line["abs_rel"] for line in scores)
+
+
+def test_without_held_out_data_the_last_weights_are_the_model(tmp_path):
+    summary = train(replace(NANO, num_validation=0), options(tmp_path))
+    assert summary.scores == {} and summary.weights.name == "last.safetensors"
+    assert load(tmp_path).source.endswith("last.safetensors")
 
 
 def test_a_folder_holds_one_run(tmp_path):
-    train(NANO, tmp_path / "run")
+    train(NANO, options(tmp_path / "run"))
     with pytest.raises(DatoolError, match="holds a run already"):
-        train(NANO, tmp_path / "run")
+        train(NANO, options(tmp_path / "run"))
     with pytest.raises(DatoolError, match="cannot read recipe"):
-        train(NANO, tmp_path / "none", resume=True)
+        train(NANO, options(tmp_path / "none", resume=True))
 
 
-def test_a_written_recipe_is_itself_a_recipe(tmp_path):
-    for name, recipe in RECIPES.items():
-        path = tmp_path / f"{name}.json"
-        path.write_text(write_recipe(recipe))
-        assert read_recipe(str(path)) == recipe == read_recipe(name)
+def test_what_cannot_begin_leaves_no_run_behind(tmp_path):
+    for recipe, said in (
+        (RECIPES["teacher-v2"], "no files of 'blendedmvs'"),
+        (RECIPES["nano-student-v2"], "trains on a teacher's labels"),
+        (RECIPES["nano-student-v1"], "labelled ones, and there are none"),
+        (RECIPES["nano-metric"], "rendered scenes have the target 'disparity-minmax'"),
+        (replace(NANO, optimizer="sgd"), "unknown optimizer 'sgd'"),
+        (replace(NANO, precision="fp8"), "unknown precision 'fp8'"),
+        (replace(NANO, init=str(tmp_path / "none")), "no weights"),
+    ):
+        with pytest.raises(DatoolError, match=said):
+            train(recipe, options(tmp_path / "run"))
+        assert not (tmp_path / "run" / "recipe.json").exists()
 
 
-@pytest.mark.parametrize(
-    "setting, message",
-    [
-        ("stps=3", "Did you mean 'steps'"),
-        ("steps", "expected key=value"),
-        ("steps=many", "is not a value"),
-        ("steps=1.5", "recipe field 'steps'"),
-        ("sizes=[[0,1]]", "recipe field 'sizes'"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(setting, message):
-    with pytest.raises(DatoolError, match=message):
-        override(RECIPES["nano"], [setting])
+@pytest.mark.parametrize("name", ["nano-teacher", "nano-student-v1", "nano-student-v2", "nano-metric"])
+def test_every_stage_trains_on_own_data_and_is_scored_on_it(name, tmp_path, own):
+    pytest.importorskip("torchdata")
+    if RECIPES[name].perturb is not None:
+        pytest.importorskip("kornia")
+    recipe = replace(RECIPES[name], steps=2, validate_every=2, size_px=(28, 42), batch_size=6)
+    recipe = replace(recipe, pseudo_batch=min(recipe.pseudo_batch, 4 if name.endswith("v1") else 6))
+    places = Places((own,), (own,) if name == "nano-student-v1" else (), own)
+    summary = train(recipe, options(tmp_path, places=places))
+    assert set(summary.scores) - {"unscored"} <= {"abs_rel", "delta1"} and summary.scores
+    assert load(tmp_path).name == recipe.model
 
 
-def test_settings_are_typed_by_their_field():
-    recipe = override(RECIPES["nano"], ["steps=7", "zoom=1", "sizes=[[0, 56, 70]]", "ssi=least-squares"])
-    assert (recipe.steps, recipe.zoom, recipe.sizes, recipe.ssi) == (7, 1.0, ((0.0, 56, 70),), "least-squares")
+def test_a_student_aligned_with_a_frozen_encoder(tmp_path, own):
+    pytest.importorskip("kornia")
+    train(NANO, options(tmp_path / "teacher"))
+    recipe = replace(
+        RECIPES["nano-student-v2"], steps=2, size_px=(28, 42), batch_size=4, pseudo_batch=4, num_validation=0,
+        align_weight=1.0, align_init=str(tmp_path / "teacher" / "best.safetensors"),
+    )  # fmt: skip
+    train(recipe, options(tmp_path / "run", places=Places((own,))))
+    assert 0 <= lines(tmp_path / "run")[-1]["alignment"] <= 2
 
 
-def test_targets_are_disparity_between_0_and_1_with_sky_at_0():
-    depth = torch.tensor([[[1.0, 2.0], [torch.inf, torch.nan]]])
-    target, valid = disparity_target(depth)
-    assert target.tolist() == [[[1.0, 0.5], [0.0, 0.0]]] and valid.tolist() == [[[True, True], [True, False]]]
-    flat, _ = disparity_target(torch.full((1, 2, 2), 3.0))
-    assert flat.isfinite().all()
+def test_a_plan_counts_and_costs_without_training(tmp_path, own):
+    found = plan(RECIPES["nano-metric"], options(tmp_path / "run", places=Places((own,))))
+    assert found.samples == {f"manifest {own}": 5} and found.steps == 600
+    assert found.budget.parameters == sum(value.numel() for value in load_nano().parameters())
+    assert found.budget.hours > 0 and not (tmp_path / "run").exists()
+    bigger = plan(replace(RECIPES["nano"], batch_size=16), options(tmp_path)).budget
+    smaller = plan(replace(RECIPES["nano"], batch_size=16, accumulation=4), options(tmp_path)).budget
+    assert bigger.activation_bytes > 3 * smaller.activation_bytes
+    assert bigger.flops_per_image == pytest.approx(smaller.flops_per_image)
+    missing = plan(RECIPES["metric-indoor"], options(tmp_path))
+    assert missing.steps is None and "no files of 'hypersim'" in missing.samples["hypersim"]
+
+
+def load_nano():
+    from datool.models.depth_anything import build_model
+
+    return build_model("nano")
+
+
+def test_epochs_are_passes_over_the_samples(tmp_path, own):
+    recipe = replace(RECIPES["nano-metric"], epochs=4.0, batch_size=2)
+    assert plan(recipe, options(tmp_path, places=Places((own,)))).steps == 10
+
+
+def test_the_command_trains_goes_on_and_says_so(tmp_path):
+    out = tmp_path / "run"
+    done = datool("train-teacher", "--recipe", "nano", "--out", out, "--steps", 4, "--batch-size", 4, *FEW, "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 4
+    stored = read_recipe(str(out / "recipe.json"))
+    assert (stored.steps, stored.batch_size, stored.num_scenes) == (4, 4, 8)
+    again = datool("train-teacher", "--out", out, "--resume", "--json")
+    assert again.exit_code == 0 and json.loads(again.stdout)["weights"] == str(out / "best.safetensors")
+    assert datool("train-teacher", "--out", out, "--resume", "--steps", 9).exit_code == 2
+    refused = datool("train-teacher", "--recipe", "nano", "--out", out)
+    assert refused.exit_code == 1 and "holds a run already" in refused.stderr
+
+
+def test_a_dry_run_prints_the_recipe_as_a_file_and_writes_nothing(tmp_path):
+    done = datool("train-student", "--out", tmp_path / "run", "--dry-run", "--data", tmp_path / "none.jsonl")
+    assert done.exit_code == 1 and "no data at" in done.stderr
+    done = datool("train-teacher", "--recipe", "nano", "--out", tmp_path / "run", "--dry-run", "--json")
+    found = json.loads(done.stdout)
+    assert found["recipe"]["model"] == "nano" and found["steps"] == 60 and not (tmp_path / "run").exists()
+    text = datool("train-teacher", "--recipe", "nano", "--out", tmp_path / "run", "--dry-run").stdout
+    assert json.loads(text[: text.index("}\n") + 1])["model"] == "nano" and "memory" in text
+
+
+def test_options_reach_the_recipe(tmp_path):
+    def recipe(command, *arguments):
+        done = datool(command, "--out", tmp_path, "--dry-run", "--json", *arguments)
+        assert done.exit_code == 0, done.stderr
+        return json.loads(done.stdout)["recipe"]
+
+    teacher = recipe("train-teacher", "--recipe", "teacher-v1", "--model", "v2-small", "--steps", 7, "--size", 252)
+    assert teacher["model"] == "depth-anything-v2-small" and teacher["size_px"] == [252, 252]
+    assert (teacher["steps"], teacher["epochs"]) == (7, 0)
+    metric = recipe("train-metric", "--init", "v2-base", "--init-head", "--precision", "bf16")
+    assert (metric["init"], metric["init_head"], metric["precision"]) == ("v2-base", True, "bf16")
+    wrong = datool("train-student", "--recipe", "student-v1", "--out", tmp_path, "--batch-size", 10, "--dry-run")
+    assert wrong.exit_code == 2 and "cannot be split like that" in wrong.stderr
+
+
+# Windows and colours of rendered scenes
 
 
 def test_a_window_moves_image_and_depth_together():

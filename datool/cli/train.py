@@ -1,47 +1,255 @@
-"""``datool train-teacher``."""
+"""``datool train-teacher``, ``train-student`` and ``train-metric``: one command with three defaults."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from datool.cli.draw import Bar, draw_rows
-from datool.cli.options import Device, Json, Out, Quiet, Settings
+from datool.cli.draw import Bar, draw_rows, say
+from datool.cli.options import Device, Json, Out, Quiet, Roots, Settings, pairs
+
+if TYPE_CHECKING:
+    from datool.jobs.train import Plan, TrainSummary
+    from datool.training.recipe import Recipe
+
+# Samples that a note names; the log has them all.
+_LISTED_IDS = 8
+_RECIPE = typer.Option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="A recipe of the papers, a small one, or a recipe.json; --dry-run prints all of it.",
+)
+Data = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data",
+        metavar="FILE",
+        help="Own samples in place of the recipe's data sets: a manifest (.jsonl), its folder, or packed shards; what "
+        "`datool pseudo-label` wrote, if the recipe trains on pseudo labels. Repeatable.",
+        show_default=False,
+    ),
+]
+Labelled = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--labelled",
+        metavar="FILE",
+        help="Own samples with true depth beside pseudo labels (student-v1), as --data. Repeatable.",
+        show_default=False,
+    ),
+]
+Row = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="What to train: v2-small, v2-base, ... [recipe]", show_default=False),
+]
+Init = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="NAME|FILE",
+        help="Weights of the encoder to begin with: dinov2, a model's name, a file, or a run's folder. [recipe]",
+        show_default=False,
+    ),
+]
+InitHead = Annotated[
+    bool, typer.Option("--init-head", help="Begin with the head of --init too, except for its last layer.")
+]
+Validation = Annotated[
+    Path | None,
+    typer.Option("--validation", metavar="FILE", help="Samples with depth to score on, as --data.", show_default=False),
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", metavar="N", help="Steps in all. [recipe]", min=1, show_default=False)
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", metavar="N", help="Samples a step, of all GPUs. [recipe]", min=1, show_default=False),
+]
+Size = Annotated[
+    int | None,
+    typer.Option("--size", metavar="PX", help="Side of the crops to train on. [recipe]", min=1, show_default=False),
+]
+Precision = Annotated[
+    str | None, typer.Option("--precision", metavar="NAME", help="bf16 or fp32. [recipe]", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", help="Processes that read samples, a GPU; default: the cores.", min=0, show_default=False
+    ),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in OUT, by its own recipe; --set may change some fields.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the recipe, the samples, the memory and the hours; train nothing.")
+]
 
 
-def train_teacher(
-    out: Out,
-    recipe: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="tiny (the model that ships), nano (seconds), or a recipe.json.")
-    ] = "tiny",
-    settings: Settings = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT, by its own recipe.")] = False,
-    device: Device = "auto",
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train a model on rendered scenes with exact depth; the best weights are OUT/best.safetensors.
+def train_command(default: str, about: str) -> Callable[..., None]:
+    """Return a command that trains by a recipe.
 
-    OUT also gets recipe.json, log.jsonl and last.ckpt, from which --resume goes on after a kill.
+    Args:
+        default: recipe.
+        about: the command's help, a sentence; what OUT is follows it.
     """
-    if resume and settings:
-        raise typer.BadParameter("a run is resumed by its own recipe; leave --set out.", param_hint="--set")
-    from datool.jobs.train import train
-    from datool.training.recipes import override, read_recipe
 
-    chosen = override(read_recipe(str(out / "recipe.json") if resume else recipe), settings or [])
-    with Bar(quiet) as bar:
-        summary = train(chosen, out, resume, device, lambda line: bar.step(line, chosen.steps))
+    def train(
+        out: Out,
+        recipe: Annotated[str, _RECIPE] = default,
+        data: Data = None,
+        labelled: Labelled = None,
+        validation: Validation = None,
+        roots: Roots = None,
+        model: Row = None,
+        init: Init = None,
+        init_head: InitHead = False,
+        steps: Steps = None,
+        batch_size: BatchSize = None,
+        size: Size = None,
+        precision: Precision = None,
+        settings: Settings = None,
+        resume: Resume = False,
+        dry_run: DryRun = False,
+        device: Device = "auto",
+        workers: Workers = None,
+        as_json: Json = False,
+        quiet: Quiet = False,
+    ) -> None:
+        changed = {
+            "--recipe": recipe != default,
+            "--model": model,
+            "--init": init,
+            "--init-head": init_head,
+            "--steps": steps,
+            "--batch-size": batch_size,
+            "--size": size,
+            "--precision": precision,
+            "--dry-run": dry_run,
+        }
+        if resume and any(changed.values()):
+            option = next(name for name, given in changed.items() if given)
+            raise typer.BadParameter("a run goes on by its own recipe; --set may change fields.", param_hint=option)
+        from datool.jobs.train import TrainOptions, plan, train
+        from datool.training.feed import Places
+        from datool.training.recipes import override, read_recipe
+
+        roots_given = {name: Path(root) for name, root in pairs(roots, "--root", "NAME=DIR").items()}
+        places = Places(tuple(data or ()), tuple(labelled or ()), validation, roots_given)
+        options = TrainOptions(out, places, resume, tuple(settings or ()), device, workers)
+        chosen = read_recipe(str(out / "recipe.json") if resume else recipe)
+        if not resume:
+            chosen = _changed(chosen, model, init, init_head, steps, batch_size, size, precision)
+            chosen = override(chosen, settings or [])
+        if dry_run:
+            _draw_plan(plan(chosen, options), as_json)
+            return
+        with Bar(quiet) as bar:
+            summary = train(chosen, options, _teller(bar, quiet))
+        if summary.rank == 0:
+            _draw(summary, as_json, quiet)
+
+    train.__doc__ = f"{about}\n\n{_OUT}"
+    return train
+
+
+_OUT = """OUT then is a --model: the best weights on held-out data, or the last ones where nothing is held out. It also
+gets recipe.json, log.jsonl, TensorBoard's files if that is installed, and checkpoints, from which --resume goes on
+after a kill. On several GPUs: torchrun --nproc-per-node N -m datool ..."""
+
+
+def _changed(
+    recipe: Recipe,
+    model: str | None,
+    init: str | None,
+    init_head: bool,
+    steps: int | None,
+    batch_size: int | None,
+    size: int | None,
+    precision: str | None,
+) -> Recipe:
+    """Return the recipe with what the options say."""
+    from datool.models import hub
+
+    if model:
+        recipe = replace(recipe, model=hub.resolve(model) or hub.known(model))
+    if init:
+        recipe = replace(recipe, init=str(Path(init).absolute()) if Path(init).exists() else init)
+    if init_head:
+        recipe = replace(recipe, init_head=True)
+    if steps:
+        recipe = replace(recipe, steps=steps, epochs=0.0)
+    if batch_size:
+        pseudo, rest = divmod(recipe.pseudo_batch * batch_size, recipe.batch_size)
+        if rest:
+            of = f"{recipe.pseudo_batch} of {recipe.batch_size} samples have pseudo labels"
+            raise typer.BadParameter(f"{of}; {batch_size} cannot be split like that.", param_hint="--batch-size")
+        recipe = replace(recipe, batch_size=batch_size, pseudo_batch=pseudo)
+    if size:
+        recipe = replace(recipe, size_px=(size, size))
+    if precision:
+        recipe = replace(recipe, precision=precision)
+    return recipe
+
+
+def _teller(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
+    """Return what draws the lines of a run's log."""
+    steps = 0
+
+    def tell(line: Mapping[str, Any]) -> None:
+        nonlocal steps
+        if "steps" in line:
+            steps = line["steps"]
+        elif "message" in line:
+            say("note", line["message"], "yellow")
+        elif "event" in line:
+            ids = ", ".join(line["ids"][:_LISTED_IDS])
+            say("note", f"step {line['step']}: {line['event']}, loss {line['loss']:.4g}; samples {ids}", "yellow")
+        else:
+            bar.step(line, steps)
+
+    return tell
+
+
+def _draw(summary: TrainSummary, as_json: bool, quiet: bool) -> None:
     if as_json:
         typer.echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in summary.scores.items())
         draw_rows(
             {
                 "weights": str(summary.weights),
                 "steps": f"{summary.steps}, {summary.seconds:.0f} s",
-                "held-out": f"AbsRel {summary.abs_rel:.3f}, delta1 {summary.delta1:.3f}",
+                "held-out": scores or "nothing was: give --validation FILE, or --set num_validation=N",
             }
         )
+
+
+def _draw_plan(plan: Plan, as_json: bool) -> None:
+    from datool.training.recipes import write_recipe
+
+    if as_json:
+        typer.echo(json.dumps(asdict(plan)))
+        return
+    typer.echo(write_recipe(plan.recipe))
+    rows = {
+        f"samples of {name}": f"{count:,}" if isinstance(count, int) else count for name, count in plan.samples.items()
+    }
+    rows["steps"] = "unknown: they depend on the samples" if plan.steps is None else f"{plan.steps:,}"
+    if plan.budget is not None:
+        budget = plan.budget
+        rows["parameters"] = f"{budget.parameters / 1e6:.1f} M"
+        rows["memory"] = (
+            f"about {budget.memory_bytes / 2**30:.1f} GiB on each of {plan.world}: {budget.state_bytes / 2**30:.1f} of "
+            f"weights and optimizer, {budget.activation_bytes / 2**30:.1f} of activations"
+        )
+        rows["time"] = (
+            f"about {budget.hours:.3g} hours, if steps reach {budget.utilisation:.0%} of the {budget.rate / 1e12:.3g} "
+            "TFLOP/s that a matrix product reaches here, and reading keeps up"
+        )
+    draw_rows(rows)

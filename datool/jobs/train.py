@@ -1,34 +1,64 @@
-"""One training loop for every recipe."""
+"""Train any recipe: from its data, model and objective to weights. Nothing here knows a teacher from a student."""
 
 from __future__ import annotations
 
-import json
-import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from datool.data.dataset import Scenes
-from datool.data.sample import Batch
-from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, disparity_target, window
-from datool.depth import Ambiguity, DepthMap, Quantity
+from datool.data.sets import OpenSet, open_set
+from datool.depth import DepthMap
 from datool.errors import DatoolError
-from datool.estimators.predictor import choose_device
-from datool.evaluation.metrics import score_disparity
-from datool.files import write_bytes
-from datool.models.depth_anything import DepthAnything, build_model
-from datool.models.weights import save
-from datool.training.checkpoint import load_checkpoint, save_checkpoint
-from datool.training.objectives import LabelledObjective
-from datool.training.recipes import Recipe, read_recipe, write_recipe
+from datool.estimators.predictor import Predictor, choose_device
+from datool.files import held, write_bytes
+from datool.models.depth_anything import DepthAnything
+from datool.training.budget import Budget, make_budget
+from datool.training.distributed import Ranks, joined
+from datool.training.feed import Places, count_samples, count_steps, groups_of, make_feed, own_set
+from datool.training.logs import Line
+from datool.training.loop import Validate, checkpointed, run
+from datool.training.objectives import make_objective
+from datool.training.recipes import Recipe, override, read_recipe, write_recipe
+from datool.training.start import frozen_encoder, start_model
+from datool.training.trainer import Objective, Trainer
+from datool.training.validation import RenderedHoldout, Scores, mean_scores
 
-Log = dict[str, Any]
+RECIPE, PLACES = "recipe.json", "data.json"
+# Images of a validation set that are scored.
+MAX_VALIDATION = 500
+# What a run that goes on must not change: its data, and what its checkpoints hold.
+FIXED = (
+    *("model", "seed", "labelled", "labelled_weights", "pseudo_batch", "batch_size", "size_px", "target"),
+    *("num_scenes", "scene_px", "sizes", "align_weight", "align_encoder", "optimizer", "ema", "shard"),
+)
+
+Tell = Callable[[Line], None]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Where and on what a recipe is trained.
+
+    Args:
+        out: folder of this run alone.
+        places: where the data are; a resumed run has its own, and takes what is given here in their place.
+        resume: go on with the run in ``out``, by its own recipe.
+        settings: fields of the recipe as ``key=value``, for a resumed run.
+        device: as for `datool.estimators.predictor.choose_device`; under torchrun each process has its own GPU.
+        num_workers: processes that read samples, for each rank; None = by the cores.
+    """
+
+    out: Path
+    places: Places = field(default_factory=Places)
+    resume: bool = False
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+    num_workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -36,199 +66,171 @@ class TrainSummary:
     """What a run left behind.
 
     Args:
-        weights: the best averaged weights, fp16 safetensors.
+        weights: fp16 safetensors: the best on held-out data, the last where nothing was held out.
         steps: optimiser steps done, over all resumes.
-        abs_rel, delta1: of those weights on held-out scenes.
+        scores: of those weights on held-out data; empty without.
         seconds: of this call.
+        rank: of this process; the first one speaks for all.
     """
 
     weights: Path
     steps: int
-    abs_rel: float
-    delta1: float
+    scores: Scores
     seconds: float
+    rank: int = 0
 
 
-def train(
-    recipe: Recipe,
-    out: Path,
-    resume: bool = False,
-    device: str = "auto",
-    progress: Callable[[Log], None] | None = None,
-) -> TrainSummary:
-    """Train a model on rendered scenes, and keep the averaged weights that do best on held-out ones.
-
-    Writes ``recipe.json``, ``log.jsonl``, ``last.ckpt`` and ``best.safetensors`` into ``out``. A run that is killed
-    goes on from ``last.ckpt`` with ``resume``, bit for bit on a CPU.
+@dataclass(frozen=True)
+class Plan:
+    """What a run would be.
 
     Args:
-        recipe: what to train on what; with ``resume`` the one that ``out`` holds is used.
-        out: folder of this run alone.
-        resume: go on with the run in ``out``.
-        device: as for `datool.estimators.predictor.choose_device`.
-        progress: called with each line of the log.
+        recipe: with all that was changed.
+        samples: of each set, or why they cannot be counted.
+        steps: of the whole run; None if they depend on samples that cannot be counted.
+        world: ranks.
+        budget: the cost of so many steps; None without them.
+    """
+
+    recipe: Recipe
+    samples: dict[str, int | str]
+    steps: int | None
+    world: int
+    budget: Budget | None
+
+
+def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None] | None = None) -> TrainSummary:
+    """Train a model, and keep the weights that do best on held-out data, and the last ones.
+
+    Writes ``recipe.json``, ``data.json``, ``log.jsonl``, ``checkpoints/``, ``best.safetensors`` and
+    ``last.safetensors`` into ``options.out``, which then is a model for `datool.models.weights.load`. A run that is
+    killed goes on from its newest checkpoint with ``resume``, bit for bit on a CPU. Under ``torchrun`` all processes
+    call this.
+
+    Args:
+        recipe: how to train; with ``resume`` the one that ``out`` holds is used.
+        options: where and on what.
+        progress: called with each line of the log, and with ``{"message": ...}``.
     Raises:
-        DatoolError: ``out`` holds another run, nothing to resume, or the loss is no longer finite.
+        DatoolError: ``out`` holds another run, nothing to resume, data or weights are missing, a loss is not finite, or
+            memory does not suffice.
     """
     started = time.monotonic()
-    if resume:
-        recipe = read_recipe(str(out / "recipe.json"))
-    elif (out / "recipe.json").exists():
-        raise DatoolError(f"{out} holds a run already.", "Resume it with --resume, or choose another --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    write_bytes(out / "recipe.json", write_recipe(recipe).encode())
-    run = _Run(recipe, choose_device(device))
-    if resume:
-        run.restore(load_checkpoint(out / "last.ckpt", run.device))
-    with open(out / "log.jsonl", "a") as log:
-
-        def report(line: Log) -> None:
-            log.write(json.dumps(line) + "\n")
-            log.flush()
-            if progress:
-                progress(line)
-
-        while run.step < recipe.steps:
-            stops = (run.step // every * every + every for every in (recipe.log_every, recipe.validate_every))
-            losses, rate = run.advance(min(*stops, recipe.steps) - run.step)
-            report({"step": run.step, **losses, "lr": run.scheduler.get_last_lr()[0], "images_per_s": round(rate, 1)})
-            if run.step % recipe.validate_every == 0 or run.step == recipe.steps:
-                scores = run.validate()
-                report({"step": run.step, **scores})
-                if scores["abs_rel"] < run.best["abs_rel"]:
-                    run.best = scores
-                    save(out / "best.safetensors", run.averaged_model, recipe.model, half=True)
-                save_checkpoint(out / "last.ckpt", run.state())
-    elapsed = time.monotonic() - started
-    return TrainSummary(out / "best.safetensors", run.step, run.best["abs_rel"], run.best["delta1"], elapsed)
+    if options.resume:
+        recipe = _resumed(options)
+    elif (options.out / RECIPE).exists():
+        raise DatoolError(f"{options.out} holds a run already.", "Resume it with --resume, or choose another --out.")
+    recipe.check()
+    with ExitStack() as stack:
+        ranks = stack.enter_context(joined(choose_device(options.device), group=recipe.shard))
+        tell = progress if progress and ranks.first else _silent
+        places = _places(options)
+        feed = ranks.together(lambda: make_feed(recipe, places, ranks, options.num_workers))
+        steps = count_steps(recipe, feed.num_samples[-1])
+        objective = _objective(recipe, ranks, tell)
+        # A checkpoint has all weights: those to begin from may be gone by then.
+        begun = options.resume and checkpointed(options.out)
+        begin = replace(recipe, init="", init_head=False) if begun else recipe
+        trainer = Trainer(recipe, steps, lambda: start_model(begin, _said(tell)), objective, feed, ranks)
+        validate = ranks.together(lambda: _validation(recipe, places, trainer))
+        if ranks.first:
+            stack.enter_context(held(options.out))
+            write_bytes(options.out / RECIPE, write_recipe(recipe).encode())
+            write_bytes(options.out / PLACES, places.to_json().encode())
+        tell({"steps": steps})
+        outcome = run(trainer, options.out, options.resume, validate, tell)
+    return TrainSummary(outcome.weights, outcome.steps, outcome.scores, time.monotonic() - started, ranks.rank)
 
 
-class _Run:
-    """Model, optimiser, data and position of one run."""
+def plan(recipe: Recipe, options: TrainOptions) -> Plan:
+    """Return what `train` would do and cost; nothing is written, fetched or trained.
 
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.recipe, self.device, self.step = recipe, device, 0
-        self.best = {"abs_rel": math.inf, "delta1": 0.0}
-        with torch.random.fork_rng():
-            torch.manual_seed(recipe.seed)
-            self.model = build_model(recipe.model).to(device).to(memory_format=torch.channels_last)
-        self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema))
-        self.averaged.eval()
-        self.optimizer = torch.optim.AdamW(_parameter_groups(self.model, recipe), betas=(0.9, 0.99))
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: _schedule(step, recipe))
-        self.objective = LabelledObjective(recipe.ssi, recipe.gradient_weight)
-        self.scenes = Scenes(recipe.seed, recipe.num_scenes, recipe.scene_px, device)
-        # Held-out scenes come from another seed, so no number of training scenes reaches them.
-        self.held_out = Scenes(recipe.seed + 1, recipe.num_validation, recipe.scene_px, device)
-        row = self.model.encoder.row
-        self.mean = torch.tensor(row.mean, device=device)[:, None, None]
-        self.std = torch.tensor(row.std, device=device)[:, None, None]
-
-    def advance(self, steps: int) -> tuple[dict[str, float], float]:
-        """Take that many steps; return the mean losses and images/s."""
-        started = time.monotonic()
-        sums: dict[str, float] = {}
-        self.model.train()
-        for _ in range(steps):
-            batch = self._batch()
-            with self._autocast():
-                prediction = self.model(self._normalise(batch.image))
-            losses = self.objective(prediction.float(), batch)
-            if not losses["loss"].isfinite():
-                raise DatoolError(f"the loss is {losses['loss']:g} at step {self.step}.", "Lower the learning rate.")
-            self.optimizer.zero_grad()
-            losses["loss"].backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
-            self.optimizer.step()
-            self.scheduler.step()
-            self.averaged.update_parameters(self.model)
-            self.step += 1
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.item()
-        rate = steps * self.recipe.batch_size / (time.monotonic() - started)
-        return {name: total / steps for name, total in sums.items()}, rate
-
-    @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """Score the averaged weights on the held-out scenes, at the size that training ends at."""
-        scores = []
-        _, *size = self.recipe.sizes[-1]
-        for start in range(0, self.recipe.num_validation, self.recipe.batch_size):
-            numbers = torch.arange(start, min(start + self.recipe.batch_size, self.recipe.num_validation))
-            image, depth = self.held_out.get(numbers)
-            image, depth = window(image, depth, size, 1.0, torch.full((len(image), NUM_WINDOW_DRAWS), 0.5))
-            with self._autocast():
-                prediction = self.averaged(self._normalise(image)).float()
-            for pred, truth in zip(prediction.cpu().numpy(), depth.cpu().numpy(), strict=True):
-                row = self.model.row
-                scores.append(
-                    score_disparity(
-                        DepthMap(pred, row.quantity, row.ambiguity), DepthMap(truth, Quantity.DEPTH, Ambiguity.NONE)
-                    )
-                )
-        return {
-            "abs_rel": sum(score.abs_rel for score in scores) / len(scores),
-            "delta1": sum(score.delta1 for score in scores) / len(scores),
-        }
-
-    @property
-    def averaged_model(self) -> DepthAnything:
-        """The model with the averaged weights."""
-        model = self.averaged.module
-        assert isinstance(model, DepthAnything)
-        return model
-
-    def state(self) -> dict[str, Any]:
-        """Return all that `restore` needs."""
-        parts = ("model", "averaged", "optimizer", "scheduler")
-        return {part: getattr(self, part).state_dict() for part in parts} | {"step": self.step, "best": self.best}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state of an earlier run of the same recipe."""
-        for part in ("model", "averaged", "optimizer", "scheduler"):
-            getattr(self, part).load_state_dict(state[part])
-        self.step, self.best = state["step"], state["best"]
-
-    def _batch(self) -> Batch:
-        recipe = self.recipe
-        start = self.step * recipe.batch_size
-        image, depth = self.scenes.get(self.scenes.numbers(start, recipe.batch_size))
-        draws = _draws(recipe.seed, start, recipe.batch_size).to(self.device)
-        image, depth = window(image, depth, self._size(), recipe.zoom, draws[:, :NUM_WINDOW_DRAWS])
-        target, valid = disparity_target(depth)
-        return Batch(colour(image, recipe.colour, draws[:, NUM_WINDOW_DRAWS:]), target, valid)
-
-    def _size(self) -> tuple[int, int]:
-        return next((h, w) for share, h, w in reversed(self.recipe.sizes) if self.step >= share * self.recipe.steps)
-
-    def _normalise(self, image: Tensor) -> Tensor:
-        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16)
+    Raises:
+        DatoolError: the recipe contradicts itself, or data are not named.
+    """
+    recipe.check()
+    groups = groups_of(recipe, options.places)
+    counts = [count_samples(group) for group in groups]
+    samples = {name: count for each in counts for name, count in each.items()}
+    last = list(counts[-1].values()) if counts else [0]
+    known = [count for count in last if isinstance(count, int)]
+    steps = None if recipe.epochs and len(known) < len(last) else count_steps(recipe, sum(known))
+    height, width = recipe.size_px if groups else recipe.sizes[-1][1:]
+    with joined(choose_device(options.device)) as ranks:
+        budget = None if steps is None else make_budget(recipe, steps, (height, width), ranks.device, ranks.world)
+        return Plan(recipe, samples or {"rendered scenes": recipe.num_scenes}, steps, ranks.world, budget)
 
 
-def _draws(seed: int, start: int, count: int) -> Tensor:
-    """Return uniform draws (count, K), each row a function of (seed, number of the sample in the run)."""
-    rows = []
-    for sample in range(start, start + count):
-        generator = torch.Generator().manual_seed((seed << 40) + sample)
-        rows.append(torch.rand(NUM_WINDOW_DRAWS + NUM_COLOUR_DRAWS, generator=generator))
-    return torch.stack(rows)
+def _resumed(options: TrainOptions) -> Recipe:
+    """Return the recipe of the run in ``out``, with what was changed since."""
+    stored = read_recipe(str(options.out / RECIPE))
+    recipe = override(stored, list(options.settings))
+    changed = [name for name in FIXED if getattr(recipe, name) != getattr(stored, name)]
+    if changed:
+        raise DatoolError(f"a run cannot go on with another {changed[0]}.", "Begin a new one: another --out.")
+    return recipe
 
 
-def _schedule(step: int, recipe: Recipe) -> float:
-    """Return the share of the peak learning rate: linear warm-up, then a cosine down to 0."""
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)))
+def _places(options: TrainOptions) -> Places:
+    """Return where the data are: as given, else as they were when the run began."""
+    given = options.places
+    if not options.resume:
+        return given
+    try:
+        stored = Places.from_json((options.out / PLACES).read_text(encoding="utf-8"))
+    except (OSError, ValueError, LookupError) as error:
+        raise DatoolError(f"cannot resume: {options.out / PLACES}: {error}.", "Begin a new run.") from error
+    return Places(
+        given.data or stored.data,
+        given.labelled or stored.labelled,
+        given.validation or stored.validation,
+        {**stored.roots, **given.roots},
+    )
 
 
-def _parameter_groups(model: DepthAnything, recipe: Recipe) -> list[dict[str, Any]]:
-    """Split parameters by part (learning rate) and shape (norms, biases and positions do not decay)."""
-    groups = []
-    for part, lr in ((model.encoder, recipe.lr_encoder), (model.head, recipe.lr_head)):
-        for decays in (True, False):
-            chosen = [p for n, p in part.named_parameters() if (p.ndim > 1 and "pos_embed" not in n) is decays]
-            groups.append({"params": chosen, "lr": lr, "weight_decay": recipe.weight_decay if decays else 0.0})
-    return groups
+def _objective(recipe: Recipe, ranks: Ranks, tell: Tell) -> Objective:
+    """Return what is minimised, its frozen encoder in place."""
+    frozen = ranks.together(lambda: frozen_encoder(recipe, _said(tell)))
+    if frozen is None:
+        return make_objective(recipe, None, -1)
+    frozen = frozen.to(ranks.device).to(memory_format=torch.channels_last)
+    if recipe.compile:
+        frozen.compile()
+    return make_objective(recipe, frozen, frozen.row.num_blocks - 1)
+
+
+def _validation(recipe: Recipe, places: Places, trainer: Trainer) -> Validate | None:
+    """Return what scores a model on held-out data; None where nothing is held out, and on all ranks but the first."""
+    if not trainer.ranks.first:
+        return None
+    if places.validation is not None:
+        found = open_set(own_set(places.validation))
+        return lambda model: mean_scores(_pairs(model, found, recipe, trainer.ranks.device), model.row)
+    if recipe.num_validation:
+        scenes = RenderedHoldout(recipe, trainer.ranks.device)
+        return lambda model: scenes(model.row, lambda image: trainer.predict(image, model))
+    return None
+
+
+def _pairs(
+    model: DepthAnything, found: OpenSet, recipe: Recipe, device: torch.device
+) -> Iterator[tuple[np.ndarray, DepthMap]]:
+    """Yield predictions of a set's images, spread evenly over it, beside their truth."""
+    predictor = Predictor(model, str(device), recipe.precision, min(recipe.size_px))
+    names = [(shard, number) for shard, count in enumerate(found.counts) for number in range(count)]
+    for shard, number in names[:: -(-len(names) // MAX_VALIDATION)]:
+        sample = found.read(shard, number)
+        if sample.depth is None:
+            raise DatoolError(f"sample {sample.id} of the validation set has no truth.", "Give another --validation.")
+        try:
+            yield predictor.predict(sample.image).values, sample.depth
+        except DatoolError:  # not finite, say: unscored, and counted as that
+            yield np.full(sample.depth.shape, np.nan, np.float32), sample.depth
+
+
+def _said(tell: Tell) -> Callable[[str], None]:
+    return lambda text: tell({"message": text})
+
+
+def _silent(line: Line) -> None:
+    """Tell nobody."""

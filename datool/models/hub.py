@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from datool.errors import DatoolError, lookup
 from datool.models.rows import MODELS
@@ -129,16 +129,22 @@ def fetch(name: str, progress: Progress | None = None) -> Path:
     return path
 
 
-def download(repo: str, file: str, revision: str, progress: Progress | None = None) -> Path:
+def download(
+    repo: str, file: str, revision: str, progress: Progress | None = None, kind: Literal["model", "dataset"] = "model"
+) -> Path:
     """Return a file of a hub repository, downloaded if it is not cached.
 
+    Args:
+        repo, file, revision: which.
+        progress: gets a line a second.
+        kind: of the repository.
     Raises:
         DatoolError: offline, unreachable, not found, gated, cut off, full disk or no permission in the cache.
     """
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo, file, revision=revision, tqdm_class=_bar(progress)))
+        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision, tqdm_class=_bar(progress)))
     except _failures() as error:
         reason, hint = _explain(error, repo, file, revision)
         raise DatoolError(f"cannot download {file} of {repo}: {reason}.", hint) from error

@@ -35,6 +35,8 @@ BUNDLED = "tiny"
 # disparity that a released V2 model gave (which of its sizes is not recorded).
 ACCURACY = "mean AbsRel 0.226 on three real photos, where a released Depth Anything V2 model has 0.066"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Of a folder that a training run wrote; the best need not be there.
+RUN_FILES = ("best.safetensors", "last.safetensors")
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 NAME_IT = (
@@ -83,7 +85,8 @@ def load(spec: str | Path, progress: Callable[[str], None] | None = None, row: s
     Args:
         spec: a name (``depth-anything-v2-small``, ``v2-small``, ``tiny``), a hub id
             (``depth-anything/Depth-Anything-V2-Small-hf``), a file (.safetensors, .pth, .pt, .bin), a folder in the
-            layout of transformers, or ``NAME=FILE``, which says what a file is when its own name does not.
+            layout of transformers or of a training run, or ``NAME=FILE``, which says what a file is when its own name
+            does not.
         progress: gets lines of text while weights are fetched, the licence first.
         row: the same as ``NAME=``.
     Raises:
@@ -293,9 +296,10 @@ def _load_repository(repo: str, progress: Callable[[str], None] | None) -> Loade
 def _load_path(path: Path, row: str) -> LoadedModel:
     folder = path if path.is_dir() else path.parent
     if path.is_dir():
-        path = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), folder / WEIGHT_FILES[0])
+        names = (*WEIGHT_FILES, *RUN_FILES)
+        path = next((folder / name for name in names if (folder / name).exists()), folder / WEIGHT_FILES[0])
         if not path.exists():
-            raise DatoolError(f"cannot load {folder}: it holds no {' or '.join(WEIGHT_FILES)}.")
+            raise DatoolError(f"cannot load {folder}: it holds no {' or '.join(names)}.")
     config = _read_config(folder / "config.json") if (folder / "config.json").exists() else {}
     known = path.name in WEIGHT_FILES and config.get("model_type")
     return _load_file(path, row or (row_of_config(config, str(path)) if known else ""), str(path))

@@ -1,0 +1,164 @@
+"""One training loop: steps, a log, scores, weights, checkpoints. It knows no stage."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from datool.colour import to_picture
+from datool.data.sample import Batch
+from datool.depth import DepthMap
+from datool.models.depth_anything import DepthAnything
+from datool.models.weights import save
+from datool.training.checkpoint import Checkpoints, written
+from datool.training.logs import Diary, Line
+from datool.training.trainer import Taken, Trainer, opened
+from datool.training.validation import Scores, better
+
+# A loss this many times the median of the last RECENT ones is a spike, once there are MIN_RECENT of them.
+SPIKE, RECENT, MIN_RECENT = 5.0, 100, 20
+BEST, LAST, CHECKPOINTS = "best.safetensors", "last.safetensors", "checkpoints"
+
+Validate = Callable[[DepthAnything], Scores]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind.
+
+    Args:
+        weights: fp16 safetensors: the best on held-out data, the last where nothing was held out.
+        steps: steps done, over all resumes.
+        scores: of those weights on held-out data; empty without.
+    """
+
+    weights: Path
+    steps: int
+    scores: Scores
+
+
+def checkpointed(out: Path) -> bool:
+    """Tell whether a run has a checkpoint to go on from."""
+    return bool(written(out / CHECKPOINTS))
+
+
+def run(
+    trainer: Trainer,
+    out: Path,
+    resume: bool = False,
+    validate: Validate | None = None,
+    progress: Callable[[Line], None] | None = None,
+) -> Outcome:
+    """Take all steps that are left; every ``validate_every`` of them score, keep weights and write a checkpoint.
+
+    Args:
+        trainer: takes them.
+        out: folder of the run; gets ``log.jsonl``, ``checkpoints/``, ``best.safetensors`` and ``last.safetensors``.
+        resume: go on from the newest checkpoint; from the beginning without one.
+        validate: scores a model, whole and in evaluation; only the first rank calls it.
+        progress: gets each line of the log.
+    Raises:
+        DatoolError: as `Trainer.take` does, or a checkpoint is damaged.
+    """
+    recipe, ranks = trainer.recipe, trainer.ranks
+    checkpoints = Checkpoints(out / CHECKPOINTS, recipe.keep, ranks)
+    at = _Position()
+    if resume:
+        at.take_up(ranks.together(lambda: checkpoints.restore(trainer.models, trainer.optimizer)))
+    diary = Diary(out if ranks.first else None, at.step, progress)
+    with diary, opened(trainer.data, at.step) as batches:
+        while at.step < trainer.steps:
+            _steps(trainer, at, batches, diary)
+            if at.step % recipe.validate_every == 0 or at.step == trainer.steps:
+                _keep(trainer, at, out, diary, validate)
+                checkpoints.save(at.step, trainer.models, trainer.optimizer, at.to_json(), recipe.shard)
+    return Outcome(out / (BEST if at.best else LAST), at.step, at.best)
+
+
+@dataclass
+class _Position:
+    """Where a run is, and what its log must remember.
+
+    Args:
+        step: steps done.
+        best: scores of the best weights.
+        recent: the last losses.
+    """
+
+    step: int = 0
+    best: Scores = field(default_factory=dict)
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"step": self.step, "best": self.best, "recent": list(self.recent)}
+
+    def take_up(self, stored: dict[str, Any]) -> None:
+        if stored:
+            self.step, self.best = stored["step"], stored["best"]
+            self.recent.extend(stored["recent"])
+
+
+def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], diary: Diary) -> None:
+    """Take steps up to the next line of the log or the next validation, and write what happened."""
+    recipe = trainer.recipe
+    until = min(*(at.step // n * n + n for n in (recipe.log_every, recipe.validate_every)), trainer.steps)
+    count, started = until - at.step, time.monotonic()
+    sums: dict[str, float] = {}
+    while at.step < until:
+        taken = trainer.take(at.step, batches)
+        at.step += 1
+        _notice(trainer, at, taken, diary)
+        for name, value in taken.losses.items():
+            sums[name] = sums.get(name, 0.0) + value
+    rate = count * trainer.recipe.batch_size / (time.monotonic() - started)
+    means = {name: total / count for name, total in sums.items()}
+    diary.write({"step": at.step, **means, "lr": taken.lr, "images_per_s": round(rate, 1)})
+
+
+def _notice(trainer: Trainer, at: _Position, taken: Taken, diary: Diary) -> None:
+    """Write a line of its own about a step that was not like the others, with the samples of all ranks."""
+    loss = taken.losses["loss"]
+    usual = median(at.recent or [loss])
+    spikes = len(at.recent) >= MIN_RECENT and loss > SPIKE * usual
+    at.recent.append(loss)
+    for event, happened in (("taken again in fp32", taken.retried), ("spike", spikes)):
+        if happened:
+            ids = [id for part in trainer.ranks.gather(taken.ids) for id in part]
+            diary.write({"step": at.step, "event": event, "loss": loss, "median": usual, "ids": ids})
+
+
+def _keep(trainer: Trainer, at: _Position, out: Path, diary: Diary, validate: Validate | None) -> None:
+    """Score and write the weights, and draw a sample."""
+    model = trainer.kept()
+
+    def on_first() -> None:
+        row, meta = trainer.recipe.model, {"step": str(at.step)}
+        save(out / LAST, model, row, meta, half=True)
+        if diary.draws:
+            diary.draw(at.step, "image | prediction | target", _picture(trainer, model))
+        if validate is not None:
+            scores = validate(model)
+            diary.write({"step": at.step, **scores})
+            if better(scores, at.best):
+                at.best = scores
+                save(out / BEST, model, row, meta, half=True)
+
+    trainer.ranks.together(on_first if trainer.ranks.first else lambda: None)
+    trainer.model.train()
+
+
+def _picture(trainer: Trainer, model: DepthAnything) -> np.ndarray:
+    """Return (H, 3W, 3) uint8: what the network saw last, what it says, what it was to say."""
+    batch = trainer.last_sample
+    prediction = trainer.predict(batch.image, model)[0].cpu().numpy()
+    target = np.where(batch.valid[0].cpu(), batch.target[0].cpu(), np.nan).astype(np.float32)
+    maps = (DepthMap(values, model.row.quantity, model.row.ambiguity) for values in (prediction, target))
+    image = np.rint(batch.image[0].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
+    return np.concatenate([image, *(to_picture(each) for each in maps)], axis=1)
