@@ -75,7 +75,7 @@ def test_what_cannot_begin_leaves_no_run_behind(tmp_path):
         (RECIPES["teacher-v2"], "no files of 'blendedmvs'"),
         (RECIPES["nano-student-v2"], "trains on a teacher's labels"),
         (RECIPES["nano-student-v1"], "labelled ones, and there are none"),
-        (RECIPES["nano-metric"], "rendered scenes have the target 'disparity-minmax'"),
+        (replace(RECIPES["nano"], target="disparity"), "rendered scenes have no target"),
         (replace(NANO, optimizer="sgd"), "unknown optimizer 'sgd'"),
         (replace(NANO, precision="fp8"), "unknown precision 'fp8'"),
         (replace(NANO, init=str(tmp_path / "none")), "no weights"),

@@ -79,6 +79,7 @@ class RenderedBatches:
         rank, world: which of how many.
         device: where scenes are rendered and kept.
         micro: batches that a rank's part of a step is given in.
+        target: ``disparity-minmax``, or ``depth`` in metres, where what is farther than ``max_depth_m`` is unknown.
     Raises:
         DatoolError: world x micro does not divide the batch size.
     """
@@ -97,11 +98,14 @@ class RenderedBatches:
         world: int = 1,
         device: torch.device | str = "cpu",
         micro: int = 1,
+        target: str = "disparity-minmax",
+        max_depth_m: float = float("inf"),
     ) -> None:
         check_parts(batch_size, world, micro)
         self.scenes = Scenes(seed, num_scenes, scene_px, torch.device(device))
         self.sizes, self.zoom, self.strength = sizes, zoom, strength
         self.batch_size, self.steps = batch_size, steps
+        self.max_depth_m = max_depth_m if target == "depth" else None
         self.rank, self.world, self.micro = rank, world, micro
 
     @property
@@ -123,7 +127,11 @@ class RenderedBatches:
         size = next((h, w) for after, h, w in reversed(self.sizes) if step >= after * self.steps)
         clean, depth = window(image, depth, size, self.zoom, draws[:, :NUM_WINDOW_DRAWS])
         image = colour(clean, self.strength, draws[:, NUM_WINDOW_DRAWS:])
-        target, valid = disparity_target(depth)
+        if self.max_depth_m is None:
+            target, valid = disparity_target(depth)
+        else:
+            valid = depth.isfinite() & (depth <= self.max_depth_m)
+            target = torch.where(valid, depth, 0)
         return replace(Batch.of(image, target, valid, clean), ids=tuple(f"scene-{n}" for n in numbers.tolist()))
 
 

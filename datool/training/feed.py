@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,7 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
                 f"{recipe.labelled_batch} of each {recipe.batch_size} samples are labelled ones, and there are none.",
                 "Give them: --labelled FILE." if recipe.pseudo_batch else "Give them: --data FILE.",
             )
-        sets = tuple(SetSpec(s.source, s.root, s.split, weight) for s, weight in zip(labelled, weights, strict=True))
+        sets = tuple(replace(spec, weight=weight) for spec, weight in zip(labelled, weights, strict=True))
         groups.append(GroupSpec(sets, recipe.labelled_batch, flip=recipe.flip, skip_broken=recipe.skip_broken))
     if recipe.pseudo_batch:
         if not files:
@@ -133,11 +133,8 @@ def make_feed(recipe: Recipe, places: Places, ranks: Ranks, num_workers: int | N
         DatoolError: a set is missing, or a group's share of a batch cannot be split evenly.
     """
     groups = groups_of(recipe, places)
-    if not groups and recipe.target != "disparity-minmax":
-        raise DatoolError(
-            f"rendered scenes have the target 'disparity-minmax', this recipe's is '{recipe.target}'.",
-            "Write scenes to disk (datool data synth), and give them: --data FILE.",
-        )
+    if not groups and recipe.target == "disparity":
+        raise DatoolError("rendered scenes have no target 'disparity'.", "Take disparity-minmax or depth.")
     if not groups:
         return RenderedBatches(
             recipe.seed,
@@ -152,6 +149,8 @@ def make_feed(recipe: Recipe, places: Places, ranks: Ranks, num_workers: int | N
             ranks.world,
             ranks.device,
             recipe.accumulation,
+            recipe.target,
+            MODELS[recipe.model].max_depth_m or float("inf"),
         )
     return SampleBatches(
         groups,
