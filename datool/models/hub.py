@@ -274,6 +274,7 @@ _V1_ORIGINALS = {
 UNPUBLISHED = {
     "depth-anything-v2-giant": "not released by its authors",
     "nano": "for tests, never trained",
+    "nano-metric": "for tests, never trained",
 }
 
 # Revisions and hashes as other public repositories pin them; none was checked against the hub from here. UNVERIFIED: no
