@@ -477,7 +477,6 @@ def test_pairs_of_da2k(tmp_path, quantity):
 # Where the two differ. Each says what decides; take the mark away when datool follows.
 
 
-@pytest.mark.xfail(strict=True, reason="Marigold restricts only its fit in disparity to predictions above 0")
 def test_marigold_fits_relative_depth_below_0_too():
     truth = truth_map(0, SHAPES[1])
     values, *meaning = predictions(0, truth)["relative depth"]
@@ -485,7 +484,6 @@ def test_marigold_fits_relative_depth_below_0_too():
     assert not differences(PROTOCOLS["marigold"], given, truth)
 
 
-@pytest.mark.xfail(strict=True, reason="Marigold's nearest subsample divides by the factor, not by the ratio of sizes")
 def test_marigold_thins_by_its_factor():
     everywhere = np.ones((1100, 1700), bool)
     rows, columns = (blind._subsample(side, 1700, 1024) for side in everywhere.shape)
@@ -494,7 +492,6 @@ def test_marigold_thins_by_its_factor():
     np.testing.assert_array_equal(thinned(everywhere, 1024), wanted)
 
 
-@pytest.mark.xfail(strict=True, reason="da-v2-reconstructed is MiDaS's fit: 0 and 0 for a constant map")
 def test_da_v2_reconstructed_treats_a_constant_map_as_midas_does():
     truth = truth_map(0, SHAPES[0])
     given = (np.full(truth.shape, 0.7, np.float32), DISPARITY, AFFINE)
@@ -502,14 +499,12 @@ def test_da_v2_reconstructed_treats_a_constant_map_as_midas_does():
     assert not differences(PROTOCOLS[name], given, truth)
 
 
-@pytest.mark.xfail(strict=True, reason="da-v2-reconstructed is MiDaS's fit, which has no lower clip")
 def test_da_v2_reconstructed_clips_from_above_alone():
     truth = np.tile(np.geomspace(0.00101, 0.0016, 40, dtype=np.float32), (5, 1))
     values = 1 / truth + np.random.default_rng(0).normal(0, 60, truth.shape).astype(np.float32)
     assert not differences(PROTOCOLS["da-v2-reconstructed"], (values, DISPARITY, AFFINE), truth)
 
 
-@pytest.mark.xfail(strict=True, reason="boundaries are those of aligned disparity before the protocol's floor and clip")
 @pytest.mark.parametrize("name", ["moge-disparity", "lsq-disparity", "da-v2-reconstructed", "midas", "marigold"])
 def test_boundaries_are_of_the_map_before_its_floor(name):
     truth = truth_map(0, SHAPES[1], 0.05)
@@ -518,7 +513,6 @@ def test_boundaries_are_of_the_map_before_its_floor(name):
     assert not differences(protocol, given, truth, metrics=("boundary_f1",))
 
 
-@pytest.mark.xfail(strict=True, reason="a neighbour of weight 0 must not make a pixel unknown: inf * 0")
 def test_predicted_sky_survives_resizing():
     truth = truth_map(0, SHAPES[1], 0.0)
     size = (SHAPES[1][0] * 3, SHAPES[1][1] * 3)

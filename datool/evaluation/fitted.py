@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+
+
+# The least aligned disparity where boundaries are sought. Source: MoGe moge/test/metrics.py.
+EDGE_FLOOR = 1e-6
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,13 @@ class Fitted:
         return self.align(self.values[part])
 
     def maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return aligned and true depth (h, w) float64 of the window, NaN at pixels that do not count."""
+        """Return aligned and true depth (h, w) float64 of the window for boundaries, NaN at pixels that do not count.
+
+        They are sought before the floor and the clip, which flatten what lies beyond them.
+        """
         pair = (np.full(self.valid.shape, np.nan), np.full(self.valid.shape, np.nan))
+        bare = replace(self, floor=EDGE_FLOOR, clip=None)
         with np.errstate(divide="ignore"):
-            pair[0][self.valid] = self.depth()
+            pair[0][self.valid] = bare.depth()
         pair[1][self.valid] = self.truth
         return pair

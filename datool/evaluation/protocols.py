@@ -36,7 +36,7 @@ __all__ = [
 
 AMBIGUITIES = (Ambiguity.NONE, Ambiguity.SCALE, Ambiguity.SCALE_AND_SHIFT)
 SPACES = ("disparity", "depth", "native")
-CLIPS = ("none", "range")
+CLIPS = ("none", "range", "far")
 RESIZES = ("centres", "corners")
 AVERAGES = ("image", "pooled")
 FLOORS = ("none", "1/far", "1/max-truth")
@@ -57,11 +57,11 @@ class Protocol:
         min_pixels: images with fewer that count are unscored, and named.
         space: what is fitted: ``disparity`` (to 1/truth), ``depth``, or ``native``, what the prediction is.
         alignment: a name of `ALIGNMENTS`.
-        fit_positive: whether only pixels with a prediction above 0 are fitted.
+        fit_positive: whether only pixels with a predicted disparity above 0 are fitted.
         fit_max_px: maps with a longer side are thinned (nearest pixel) to it before the fit; 0 = never.
         fit_cells: of each of so many by so many fields of the image one pixel is fitted; 0 = all are.
         floor: of aligned disparity, before it is inverted: a number, or one of ``FLOORS``.
-        clip: ``range`` clips aligned depth to [near, far].
+        clip: ``range`` clips aligned depth to [near, far], ``far`` from above alone.
         resize: how a map of another size comes to truth's: bilinear with pixel ``centres`` (align_corners=False) or
             ``corners`` (True) in place.
         flip: whether a model's prediction is the mean with that of the mirrored image; saved maps are as they are.
@@ -197,7 +197,7 @@ def fit(pred: DepthMap, truth: DepthMap, protocol: Protocol) -> Fitted:
     if space is not pred.quantity:
         with np.errstate(divide="ignore"):
             inside = 1 / inside.astype(np.float64)
-    chosen = _fitted_pixels(valid, window, depth.shape, inside, protocol)
+    chosen = _fitted_pixels(valid, window, depth.shape, inside, space, protocol)
     scale, shift = _fit(inside, counted, chosen, space, protocol)
     constant = is_constant(inside) if np.isfinite(inside).all() else False
     flags = (("constant", constant), ("scale-zero", scale == 0), ("scale-negative", scale < 0), ("resized", resized))
@@ -210,7 +210,7 @@ def fit(pred: DepthMap, truth: DepthMap, protocol: Protocol) -> Fitted:
         shift,
         _floor(protocol, counted),
         space is Quantity.DISPARITY,
-        (protocol.near, protocol.far) if protocol.clip == "range" else None,
+        {"none": None, "range": (protocol.near, protocol.far), "far": (-np.inf, protocol.far)}[protocol.clip],
         tuple(name for name, holds in flags if holds),
     )
 
@@ -277,10 +277,15 @@ def _fitting(pred: DepthMap, shape: tuple[int, int], frame: tuple[slice, slice],
 
 
 def _fitted_pixels(
-    valid: np.ndarray, window: tuple[slice, slice], frame: tuple[int, int], values: np.ndarray, protocol: Protocol
+    valid: np.ndarray,
+    window: tuple[slice, slice],
+    frame: tuple[int, int],
+    values: np.ndarray,
+    space: Quantity,
+    protocol: Protocol,
 ) -> np.ndarray | None:
     """Return (N,) bool: which of the pixels that count are fitted; None = all."""
-    chosen = values > 0 if protocol.fit_positive else None
+    chosen = values > 0 if protocol.fit_positive and space is Quantity.DISPARITY else None
     if not protocol.fit_max_px and not protocol.fit_cells:
         return chosen
     whole = np.zeros(frame, bool)
@@ -389,7 +394,9 @@ PROTOCOLS: dict[str, Protocol] = {
     # Least squares to 1/truth, floor at 1/max(truth): the reconstruction with MoGe's floor.
     "lsq-disparity": Protocol("lsq-disparity"),
     # The reconstruction of the papers' zero-shot tables, for which no code was released: MiDaS's, clipped.
-    "da-v2-reconstructed": Protocol("da-v2-reconstructed", floor="1/far", clip="range"),
+    "da-v2-reconstructed": Protocol(
+        "da-v2-reconstructed", alignment="least-squares-or-zero", floor="1/far", clip="far"
+    ),
     # Ranftl et al. 2020; its evaluation gists.
     "midas": Protocol(
         "midas", near=0.0, alignment="least-squares-or-zero", floor="1/far", metrics=("bad_pixels", *DENSE)

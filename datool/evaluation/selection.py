@@ -109,13 +109,11 @@ def thinned(valid: np.ndarray, max_px: int) -> np.ndarray:
     if max(valid.shape) <= max_px:
         return valid
     taken = np.zeros_like(valid)
-    taken[np.ix_(*(_nearest(side, max_px / max(valid.shape)) for side in valid.shape))] = True
+    factor = max_px / max(valid.shape)
+    taken[np.ix_(*(np.floor(np.arange(max(1, int(side * factor))) / factor).astype(int) for side in valid.shape))] = (
+        True
+    )
     return valid & taken
-
-
-def _nearest(side: int, factor: float) -> np.ndarray:
-    count = max(1, int(side * factor))
-    return np.floor(np.arange(count) * (side / count)).astype(int)
 
 
 def one_a_cell(valid: np.ndarray, cells: int) -> np.ndarray:
@@ -154,5 +152,9 @@ def resize_bilinear(values: np.ndarray, shape: tuple[int, int], how: str) -> np.
         low = np.minimum(place.astype(int), max(given - 2, 0))
         high = np.minimum(low + 1, given - 1)
         share = (place - low).reshape((-1, 1) if axis == 0 else (1, -1))
-        values = np.take(values, low, axis) * (1 - share) + np.take(values, high, axis) * share
+        before, after = np.take(values, low, axis), np.take(values, high, axis)
+        # A neighbour of weight 0 says nothing: infinity times 0 is no number.
+        with np.errstate(invalid="ignore"):
+            mixed = before * (1 - share) + after * share
+        values = np.where(share == 0, before, np.where(share == 1, after, mixed))
     return values
