@@ -1,9 +1,10 @@
 """How large a student's output grows: `python benchmarks/magnitude.py --out magnitude.png`.
 
-People who rebuilt Depth Anything V2's student saw its output grow without bound (Distill-Any-Depth issue 36). The losses
-are blind to the output's scale, so their gradient is at a right angle to it: sum of prediction x gradient is 0, which is
-printed. Every step is then at a right angle to the output, and makes it longer, the more so the longer steps are: with
-Adam, whose steps do not shrink with the gradient. Four small runs on the same rendered scenes, differing in one thing.
+People who rebuilt Depth Anything V2's student saw its output grow without bound (Distill-Any-Depth issue 36). The
+losses are blind to the output's scale, so their gradient is at a right angle to it: the sum of prediction x gradient is
+0, which is printed. Every step is then at a right angle to the output, and makes it longer, the more so the longer steps
+are: with Adam, whose steps do not shrink with the gradient. Four small runs on the same rendered scenes, differing in
+one thing.
 """
 
 from __future__ import annotations

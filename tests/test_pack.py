@@ -248,6 +248,58 @@ def test_a_source_of_ones_own_is_packed(tmp_path):
     assert [one.image[0, 0, 0] for one in packed] == [0, 1, 2, 3, 4] and packed[0].depth.values[0, 0] == 1.5
 
 
+def test_failed_rows_are_tried_again_when_asked(tmp_path):
+    root = images(tmp_path / "in", 9)
+    broken = root / "1" / "004.jpg"
+    whole, broken_bytes = broken.read_bytes(), b"nothing"
+    broken.write_bytes(broken_bytes)
+    options = PackOptions("images", tmp_path / "out", root, rows_per_shard=3)
+    pack(options)
+    broken.write_bytes(whole)
+    assert pack(options).num_failed == 1
+    times = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    again = pack(replace(options, retry_failed=True))
+    assert (again.num_failed, again.num_samples, again.num_skipped) == (0, 9, 6)
+    changed = [path.name for path in (tmp_path / "out").glob("*.tar") if path.stat().st_mtime_ns != times[path.name]]
+    assert changed == ["000001.tar"]
+    pack(replace(options, out=tmp_path / "new"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "new")
+    broken.write_bytes(broken_bytes)
+    assert pack(replace(options, retry_failed=True)).num_failed == 0  # what is packed is not read again
+
+
+def test_a_retry_that_is_killed_is_gone_on_with(tmp_path):
+    root = images(tmp_path / "in", 6)
+    (root / "0" / "000.jpg").write_bytes(b"nothing")
+    options = PackOptions("images", tmp_path / "out", root, rows_per_shard=3)
+    pack(options)
+    (root / "0" / "000.jpg").write_bytes(picture(0))
+
+    def kill(step):
+        if step.done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(replace(options, retry_failed=True), kill)
+    assert pack(options).num_failed == 0
+    pack(replace(options, out=tmp_path / "new"))
+    assert contents(tmp_path / "out") == contents(tmp_path / "new")
+
+
+def test_images_of_a_database_keep_their_bytes(tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "in")) as database, database.begin(write=True) as writing:
+        for number, ending in enumerate(("jpg", "png", "webp", "bmp")):
+            writing.put(f"{number}".encode(), picture(number, ending))
+    pack(PackOptions("lmdb", tmp_path / "out", tmp_path / "in"))
+    assert_as_the_source(tmp_path / "out", "lmdb", tmp_path / "in")
+    with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
+        found = {name: tar.extractfile(name).read() for name in tar.getnames() if not name.endswith("json")}
+    assert [name.partition(".")[2] for name in found] == ["jpg", "png", "webp", "png"]
+    for number, (name, data) in enumerate(found.items()):
+        assert data == picture(number, name.partition(".")[2]) or number == 3
+
+
 # It says when a row is done, so that kills hit while shards are written.
 CHILD = """
 import sys

@@ -47,13 +47,28 @@ OWNERS = {
     "OpenEXR": {"files"},
     "pillow_heif": {"files"},
     "ray": {"jobs.pseudo_label"},
-    "transformers": {"estimators.rivals"},
+    "transformers": {"estimators.rivals", "estimators.sky"},
+    "diffusers": {"estimators.rivals"},
+    "plotly": {"evaluation.figures"},
     "huggingface_hub": {"models.hub", "models.weights"},
     "safetensors": {"models.weights", "training.checkpoint"},
     "torch.distributed": {"training.distributed"},
+    "torch.utils.tensorboard": {"training.logs"},
+    "kornia": {"data.perturb"},
+    "torchdata": {"data.order"},
 }
 # Optional, or slow and rarely needed: never at the top of a module.
-ONLY_INSIDE_FUNCTIONS = {"open3d", "OpenEXR", "pillow_heif", "huggingface_hub", "ray", "transformers", "tqdm"}
+ONLY_INSIDE_FUNCTIONS = {
+    "open3d",
+    "OpenEXR",
+    "pillow_heif",
+    "huggingface_hub",
+    "ray",
+    "transformers",
+    "tqdm",
+    "kornia",
+    "torchdata",
+}
 
 
 def name_of(path: Path) -> str:
@@ -169,11 +184,37 @@ OPTIONS = {
         "inputs --out/-o --model --format --size --precision --device --batch-size --overwrite --max-pixels "
         "--max-aspect --no-fallback --json --quiet/-q"
     ),
-    "train-teacher": "--out/-o --recipe --set --resume --device --json --quiet/-q",
-    "eval": (
-        "--bench --root --model --predictions --manifest --protocol --set --quantity --ambiguity --divisor --csv "
-        "--size --precision --device --batch-size --workers --json --quiet/-q"
+    **dict.fromkeys(
+        ("train-teacher", "train-student", "train-metric"),
+        "--out/-o --recipe --data --labelled --validation --root --model --init --init-head --steps --batch-size "
+        "--size --precision --set --resume --dry-run --device --workers --json --quiet/-q",
     ),
+    "eval": (
+        "names --bench --root --model --predictions --compare --manifest --protocol --set --quantity --ambiguity "
+        "--divisor --csv --rows --shard --html --speed --resample --size --precision --device --batch-size --workers "
+        "--json --quiet/-q"
+    ),
+    "pseudo-label": (
+        "inputs --out/-o --model --format --depth --keep-images --label-size --size --flip --confidence "
+        "--rows-per-shard --root --engine --worker --workers --precision --device --batch-size --max-aspect "
+        "--max-failures --status --json --quiet/-q"
+    ),
+    "data": "",
+    "data check": "sources --root --split --num --sheet --workers --json --quiet/-q",
+    "data pack": (
+        "source --out/-o --root --split --only --rows-per-shard --image --depth --workers --retry-failed --json "
+        "--quiet/-q"
+    ),
+    "data synth": (
+        "--out/-o --num --size --seed --format --image --depth --family --rows-per-shard --device --workers --json "
+        "--quiet/-q"
+    ),
+    "data filter": (
+        "sources --out/-o --rejected --root --min-side --max-aspect --max-blur --max-border --max-text --min-contrast "
+        "--alike-bits --workers --json --quiet/-q"
+    ),
+    "data sky": "source --out/-o --model --root --split --device --json --quiet/-q",
+    "data get": "name --out/-o --quiet/-q",
     "models": "--json",
     "models get": "name --quiet/-q",
 }
@@ -228,10 +269,14 @@ TABLES = {
     "datool.files.MAP_FORMATS": "suffix",
     "datool.colour.COLOUR_MAPS": "__call__",
     "datool.estimators.predictor.PRECISIONS": "itemsize",
+    "datool.data.transforms.TARGETS": "__call__",
+    "datool.training.optimizers.OPTIMIZERS": "__call__",
+    "datool.training.optimizers.SCHEDULES": "__call__",
+    "datool.training.trainer.PRECISIONS": "itemsize",
     "datool.evaluation.alignment.ALIGNMENTS": "title",
     "datool.evaluation.benchmarks.BENCHMARKS": "protocols",
     "datool.evaluation.metrics.METRICS": "title",
-    "datool.evaluation.protocols.CROPS": "title",
+    "datool.evaluation.selection.CROPS": "title",
     "datool.evaluation.protocols.PROTOCOLS": "sha256",
 }
 

@@ -8,11 +8,13 @@ import typer
 from typer.core import TyperGroup
 
 from datool import __version__
+from datool.cli.data import data
 from datool.cli.draw import say
 from datool.cli.evaluate import evaluate
 from datool.cli.models import models
 from datool.cli.predict import predict
-from datool.cli.train import train_teacher
+from datool.cli.pseudo_label import pseudo_label
+from datool.cli.train import train_command
 from datool.errors import DatoolError
 
 FAILED, INTERRUPTED = 1, 130
@@ -68,8 +70,27 @@ def datool(
 
 
 app.command(epilog="Example: datool predict photos/ 'more/**/*.jpg' --out depth/ --format png16,npy,color")(predict)
+app.command("pseudo-label", epilog="Example: datool pseudo-label photos/ --model v2-large --out labels")(pseudo_label)
 app.command("train-teacher", epilog="Example: datool train-teacher --recipe nano --out runs/nano --set steps=200")(
-    train_teacher
+    train_command(
+        "teacher-v2",
+        "Train a model on true depth: teacher-v2, teacher-v1, or on rendered scenes nano, nano-teacher, tiny.",
+    )
+)
+app.command("train-student", epilog="Example: datool train-student --data labels/manifest.jsonl --out student")(
+    train_command(
+        "student-v2",
+        "Train a model on a teacher's labels: student-v2, student-v2-stable, student-v1, or the small nano-student-v1, "
+        "nano-student-v2.",
+    )
+)
+app.command("train-metric", epilog="Example: datool train-metric --recipe metric-indoor --init v2-base --out metric")(
+    train_command(
+        "metric-indoor",
+        "Make a relative model predict metres: metric-indoor (to 20 m), metric-outdoor (to 80 m), or the small "
+        "nano-metric.",
+    )
 )
 app.command("eval", epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small")(evaluate)
+app.add_typer(data, name="data")
 app.add_typer(models, name="models")

@@ -6,13 +6,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-    from datool.jobs.evaluate import Progress as EvalProgress
-    from datool.jobs.predict import Progress
 
 # Failures that are listed one by one; the manifest has them all.
 LISTED = 20
@@ -67,6 +64,19 @@ def say(label: str, text: str, style: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((f"{label}: ", style), printable))
 
 
+class Counts(Protocol):
+    """How far a job is, as every job reports it: items to do, done and failed, and something to tell."""
+
+    @property
+    def todo(self) -> int: ...  # noqa: D102
+    @property
+    def done(self) -> int: ...  # noqa: D102
+    @property
+    def failed(self) -> int: ...  # noqa: D102
+    @property
+    def message(self) -> str: ...  # noqa: D102
+
+
 class Bar:
     """Progress on stderr: a bar on a terminal, else a line now and then."""
 
@@ -82,7 +92,7 @@ class Bar:
         if self.bar is not None:
             self.bar.close()
 
-    def update(self, progress: Progress | EvalProgress) -> None:
+    def update(self, progress: Counts) -> None:
         """Draw what a job reports."""
         if progress.message:
             say("note", progress.message, "yellow")
@@ -91,6 +101,22 @@ class Bar:
                 self._draw(progress)
             else:
                 self._write(progress)
+
+    def count(self, done: int, failed: int) -> None:
+        """Draw how many items are done where nobody knows how many there are."""
+        if self.quiet:
+            return
+        if not sys.stderr.isatty():
+            now = time.monotonic()
+            if now - self.said >= LINE_EVERY_S:
+                self.said = now
+                say("progress", f"{done + failed}, {(done + failed) / (now - self.started):.1f} images/s", "dim")
+            return
+        if self.bar is None:
+            from tqdm import tqdm
+
+            self.bar = tqdm(unit="img", dynamic_ncols=True)
+        self.bar.update(done + failed - self.bar.n)
 
     def step(self, line: Mapping[str, float], steps: int) -> None:
         """Draw a line of a training log: ``step`` of ``steps``, and the figures beside it."""
@@ -107,7 +133,7 @@ class Bar:
         self.bar.update(line["step"] - self.bar.n)
         self.bar.set_postfix_str(figures)
 
-    def _draw(self, progress: Progress | EvalProgress) -> None:
+    def _draw(self, progress: Counts) -> None:
         if self.bar is None:
             from tqdm import tqdm
 
@@ -118,7 +144,7 @@ class Bar:
         if progress.failed:
             self.bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
 
-    def _write(self, progress: Progress | EvalProgress) -> None:
+    def _write(self, progress: Counts) -> None:
         now, count = time.monotonic(), progress.done + progress.failed
         if count == 0:
             self.started = self.said = now

@@ -48,6 +48,11 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the recipe; repeatable.", show_default=False),
 ]
+Split = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Part of the data set; default: its first.", show_default=False)
+]
+RowsPerShard = Annotated[int, typer.Option(metavar="N", help="Rows of each tar.", min=1)]
+Workers = Annotated[int, typer.Option(metavar="N", help="Processes (threads for pack); 0 = one a CPU core.", min=0)]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished images again and replace files in the way.")]
 MaxPixels = Annotated[int, typer.Option(metavar="N", help="Photos with more pixels fail.", min=1)]
 MaxAspect = Annotated[float, typer.Option(metavar="RATIO", help="Photos more elongated than this to 1 fail.", min=1.0)]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-
 # The least aligned disparity where boundaries are sought. Source: MoGe moge/test/metrics.py.
 EDGE_FLOOR = 1e-6
 

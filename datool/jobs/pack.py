@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 
 from datool import __version__
+from datool.data.parallel import batches
 from datool.data.sample import Sample
 from datool.data.shards import Failed, Members, ShardWriter, encode_sample, image_ending
-from datool.data.sources import image_folders, image_shards, image_tars
+from datool.data.sources import image_folders, image_lmdb, image_shards, image_tars
 from datool.data.sources.base import Row, Source
 from datool.data.sources.table import SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
@@ -46,6 +47,9 @@ class PackOptions:
             and is ``png`` elsewhere; ``png`` is exact; ``jpeg`` is small.
         depth: a name of `datool.files.MAP_FORMATS` that can be read back.
         threads: that read and encode; the bytes do not depend on it.
+        retry_failed: write finished shards with failed rows again.
+        only: a list of rows (JSON lines with ``id``, in the source's order), as ``datool data filter`` writes it; None
+            = all.
     """
 
     source: str | Source
@@ -56,11 +60,16 @@ class PackOptions:
     image: str = "original"
     depth: str = "exr"
     threads: int = 1
+    retry_failed: bool = False
+    only: Path | None = None
 
 
 @dataclass(frozen=True)
 class PackProgress:
-    """How far a run is: rows packed now, failed now, and in shards that an earlier run finished."""
+    """How far a run is: rows packed now, failed now, and in shards that an earlier run finished.
+
+    How many there are is not known before the end: rows are listed while they are packed.
+    """
 
     done: int = 0
     failed: int = 0
@@ -124,9 +133,11 @@ def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda
     entry = partial(_entry, source, options.image, options.depth)
     with ShardWriter(options.out, settings, options.rows_per_shard) as writer:
         number = -1
-        for number, rows in enumerate(_runs(source.index(root, split), options.rows_per_shard)):
+        listed = source.index(root, split)
+        listed = listed if options.only is None else _listed(listed, options.only)
+        for number, rows in enumerate(batches(listed, options.rows_per_shard)):
             identity = _identity(rows)
-            if writer.is_finished(number, identity):
+            if writer.is_finished(number, identity) and not (options.retry_failed and _forget_failed(writer, number)):
                 counts = replace(counts, skipped=counts.skipped + len(rows))
                 progress(counts)
                 continue
@@ -200,9 +211,30 @@ def _checked_depth(format: str, source: Source) -> str:
     return format
 
 
-def _runs(rows: Iterator[Row], length: int) -> Iterator[list[Row]]:
-    while run := list(islice(rows, length)):
-        yield run
+def _listed(rows: Iterator[Row], only: Path) -> Iterator[Row]:
+    """Yield the rows that a list names; both are in one order, so that nothing is held."""
+    with explained(str(only)), open(only, "rb") as file:
+        wanted = (json.loads(line)["id"] for line in file)
+        next_id = next(wanted, None)
+        for row in rows:
+            if row.id == next_id:
+                yield row
+                next_id = next(wanted, None)
+        if next_id is not None:
+            raise DatoolError(
+                f"{only} names '{next_id}', which the source does not hold, or holds before the row above.",
+                "Give the list that `datool data filter` wrote for this source.",
+            )
+
+
+def _forget_failed(writer: ShardWriter, number: int) -> bool:
+    """Tell whether a finished shard has failed rows, and if so make it unfinished, its old tar staying until then."""
+    marker = writer.folder / f"{number:06d}.json"
+    with explained(str(marker)):
+        if not json.loads(marker.read_bytes())["shard"]["num_failed"]:
+            return False
+        marker.unlink()
+    return True
 
 
 def _identity(rows: Sequence[Row]) -> str:
@@ -227,20 +259,27 @@ def _read(source: Source, row: Row) -> tuple[Sample, bytes | None]:
     """Return the sample, and the bytes of a JPEG, PNG or WebP that decode to its image, if it came from some."""
     if source.read in ENCODED:
         # The file is the sample, so it is decoded once; and a compressed tar must not be read twice.
-        if isinstance(row.member, int):
-            name, data = image_tars.read_member(row.image, row.member)
-            return Sample(row.id, decode_image(data, f"{name} in {row.image}")), data if image_ending(data) else None
-        with explained(str(row.image)):
-            data = row.image.read_bytes()
-        if image_ending(data) is None:
-            return source.read(row), None
-        return Sample(row.id, decode_image(data, str(row.image))), data
+        name, data = _file(source, row)
+        if image_ending(data):
+            return Sample(row.id, decode_image(data, name)), data
+        return (source.read(row) if row.member is None else Sample(row.id, decode_image(data, name))), None
     sample = source.read(row)
     if row.image.suffix.lower() in SUFFIXES:
         data = row.image.read_bytes()
         if image_ending(data) and np.array_equal(decode_image(data, str(row.image)), sample.image):
             return sample, data
     return sample, None
+
+
+def _file(source: Source, row: Row) -> tuple[str, bytes]:
+    """Return a name for messages, and the bytes of a row's image as they are stored."""
+    if source.read is image_lmdb.read:
+        return f"{row.member} in {row.image}", image_lmdb.read_bytes(row)
+    if isinstance(row.member, int):
+        name, data = image_tars.read_member(row.image, row.member)
+        return f"{name} in {row.image}", data
+    with explained(str(row.image)):
+        return str(row.image), row.image.read_bytes()
 
 
 def _in_order(
@@ -262,4 +301,4 @@ def _in_order(
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 # Readers whose sample is a decoded file and nothing else.
-ENCODED = (image_folders.read, image_tars.read, image_shards.read)
+ENCODED = (image_folders.read, image_lmdb.read, image_tars.read, image_shards.read)

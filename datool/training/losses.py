@@ -1,8 +1,9 @@
 """Losses between maps, and between tokens. Pure, masked, one value an image.
 
 Every function takes float maps (B, H, W) with a bool mask of the same shape and returns (B,): the mean over the global
-batch is the caller's, so that splitting a batch over ranks changes nothing. All arithmetic is float32. An image without
-valid pixels costs 0 and carries no gradient.
+batch is the caller's, so that splitting a batch over ranks changes nothing. All arithmetic is float32, inside autocast
+too (float64 where maps are). An image without valid pixels costs 0, and invalid pixels carry no gradient, whatever they
+hold.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ from torch import Tensor
 
 # Below this spread a map counts as constant: it is centred but not blown up.
 _MIN_SPREAD = 1e-6
+
+
+def _full(values: Tensor) -> Tensor:
+    """Return the values in float32, or in float64 if they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -38,7 +44,7 @@ def normalise_median(values: Tensor, valid: Tensor) -> Tensor:
 
     Source: Yang et al. 2024 (Depth Anything V1), arXiv:2401.10891, section 3.1.
     """
-    values = torch.where(valid, values.float(), 0)
+    values = torch.where(valid, _full(values), 0)
     known = torch.where(valid, values, torch.nan).flatten(1)
     median = known.nanmedian(1).values.nan_to_num(0)[:, None, None]
     centred = torch.where(valid, values - median, 0)
@@ -55,11 +61,11 @@ def align_least_squares(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         pred, target: (B, H, W).
         valid: (B, H, W) bool.
     Returns:
-        (B, H, W); gradients flow through scale and shift.
+        (B, H, W), of no meaning at invalid pixels; gradients flow through scale and shift.
 
     Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 4.
     """
-    pred, target = pred.float(), target.float()
+    pred, target = (torch.where(valid, _full(values), 0) for values in (pred, target))
     pred_mean = masked_mean(pred, valid)[:, None, None]
     target_mean = masked_mean(target, valid)[:, None, None]
     centred = torch.where(valid, pred - pred_mean, 0)
@@ -96,7 +102,7 @@ def ssi_mse(pred: Tensor, target: Tensor, valid: Tensor) -> tuple[Tensor, Tensor
     Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 5; the loss that V2's author names
         (DepthAnything/Depth-Anything-V2 issue 137).
     """
-    residual = align_least_squares(pred, target, valid) - target.float()
+    residual = torch.where(valid, align_least_squares(pred, target, valid) - _full(target), 0)
     return masked_mean(residual.square(), valid) / 2, residual
 
 
@@ -111,8 +117,8 @@ def gradient_matching(residual: Tensor, valid: Tensor, scales: int = 4) -> Tenso
 
     Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 11.
     """
-    residual = torch.where(valid, residual.float(), 0)
-    total = torch.zeros(len(residual), device=residual.device)
+    residual = torch.where(valid, _full(residual), 0)
+    total = residual.new_zeros(len(residual))
     for level in range(scales):
         step = 2**level
         part, known = residual[:, ::step, ::step], valid[:, ::step, ::step]
@@ -176,7 +182,7 @@ def silog(pred: Tensor, target: Tensor, valid: Tensor, variance: float = 0.5, ro
     Source: DepthAnything/Depth-Anything-V2 ``metric_depth/util/loss.py`` (root, 0.5); Eigen et al. 2014,
         arXiv:1406.2283, equation 4 (no root, 0.5).
     """
-    logs = torch.where(valid, target.float(), 1).log() - torch.where(valid, pred.float(), 1).clamp(min=1e-4).log()
+    logs = torch.where(valid, _full(target), 1).log() - torch.where(valid, _full(pred), 1).clamp(min=1e-4).log()
     inner = masked_mean(logs.square(), valid) - variance * masked_mean(logs, valid).square()
     # At a perfect prediction the root has no slope, and rounding may leave less than nothing.
     return inner.clamp(min=1e-12).sqrt() if root else inner
@@ -193,7 +199,7 @@ def feature_alignment(tokens: Tensor, frozen: Tensor, margin: float = 0.85) -> T
 
     Source: Yang et al. 2024 (Depth Anything V1), arXiv:2401.10891, section 3.3 and equation 9.
     """
-    cosine = torch.nn.functional.cosine_similarity(tokens.float(), frozen.detach().float(), dim=1)
+    cosine = torch.nn.functional.cosine_similarity(_full(tokens), _full(frozen.detach()), dim=1)
     return masked_mean(1 - cosine, cosine.detach() <= margin)
 
 
@@ -214,7 +220,7 @@ def scale_anchor(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     """
 
     def variance(values: Tensor) -> Tensor:
-        values = values.float()
+        values = _full(values)
         return masked_mean((values - masked_mean(values, valid)[:, None, None]).square(), valid)
 
     ours, theirs = variance(pred), variance(target)

@@ -35,14 +35,15 @@ class Relative:
     Args:
         ssi: key of `SSI`.
         gradient_weight: weight of gradient matching; 0 leaves it out.
-        drop_share: share of the pixels with the largest scale-and-shift-invariant loss that is left out of both.
-            (The papers do not say whether gradient matching sees them; here it does not.)
+        drop_share: share of the pixels with the largest scale-and-shift-invariant loss that is left out.
+        drop_gradient: whether gradient matching leaves them out too.
         anchor_weight: weight of `scale_anchor`.
     """
 
     ssi: str
     gradient_weight: float
     drop_share: float = 0.0
+    drop_gradient: bool = True
     anchor_weight: float = 0.0
 
     def __call__(self, pred: Tensor, batch: Batch, mixed: bool) -> Losses:
@@ -64,14 +65,15 @@ class Relative:
 
     def _part(self, pred: Tensor, batch: Batch, valid: Tensor) -> Losses:
         loss, residual = lookup(SSI, self.ssi, "scale-and-shift-invariant loss")(pred, batch.target, valid)
+        kept = valid
         if self.drop_share:
             kept = drop_largest(residual.abs(), valid, self.drop_share)
-            # The same loss over what is kept, aligned by all: a pixel is not to be let off by its own misfit.
-            loss, valid = masked_mean(PIXEL[self.ssi](residual), kept), kept
+            # Aligned by all pixels still, as they are ranked after that: what is dropped has a say in scale and shift.
+            loss = masked_mean(PIXEL[self.ssi](residual), kept)
         parts = {"ssi": loss}
         total = loss
         if self.gradient_weight:
-            parts["gradient"] = gradient_matching(residual, valid)
+            parts["gradient"] = gradient_matching(residual, kept if self.drop_gradient else valid)
             total = total + self.gradient_weight * parts["gradient"]
         if self.anchor_weight:
             parts["anchor"] = scale_anchor(pred, batch.target, valid)
@@ -183,17 +185,17 @@ class MetricObjective:
     """Metric models: SiLog alone.
 
     Args:
-        variance: as `silog`.
+        variance, root: as `silog`.
     """
 
     wants_tokens = False
 
-    def __init__(self, variance: float) -> None:
-        self.variance = variance
+    def __init__(self, variance: float, root: bool) -> None:
+        self.variance, self.root = variance, root
 
     def __call__(self, prediction: Tensor, tokens: Tensor | None, batch: Batch) -> Losses:
         """Return the losses of a batch, each a scalar; ``loss`` is what is minimised."""
-        loss = silog(prediction, batch.target, batch.valid, self.variance).mean()
+        loss = silog(prediction, batch.target, batch.valid, self.variance, self.root).mean()
         return {"loss": loss, "silog": loss.detach()}
 
 
@@ -220,13 +222,16 @@ def _means(losses: Losses) -> Losses:
     return {name: value.mean() for name, value in losses.items()}
 
 
+def _relative(recipe: Recipe, drop_share: float = 0.0) -> Relative:
+    return Relative(recipe.ssi, recipe.gradient_weight, drop_share, recipe.drop_gradient, recipe.anchor_weight)
+
+
 def _labelled(recipe: Recipe, frozen: ViTEncoder | None, tap: int) -> LabelledObjective:
-    return LabelledObjective(Relative(recipe.ssi, recipe.gradient_weight, 0.0, recipe.anchor_weight))
+    return LabelledObjective(_relative(recipe))
 
 
 def _student(recipe: Recipe, frozen: ViTEncoder | None, tap: int, average: bool) -> StudentObjective:
-    labelled = Relative(recipe.ssi, recipe.gradient_weight, 0.0, recipe.anchor_weight)
-    pseudo = Relative(recipe.ssi, recipe.gradient_weight, recipe.drop_share, recipe.anchor_weight)
+    labelled, pseudo = _relative(recipe), _relative(recipe, recipe.drop_share)
     alignment = None
     if frozen is not None:
         alignment = Alignment(frozen, tap, recipe.align_weight, recipe.align_margin, recipe.align_sees)
@@ -247,5 +252,5 @@ OBJECTIVES: dict[str, Callable[[Recipe, ViTEncoder | None, int], Objective]] = {
     "labelled": _labelled,
     "student-v1": lambda recipe, frozen, tap: _student(recipe, frozen, tap, average=True),
     "student-v2": lambda recipe, frozen, tap: _student(recipe, frozen, tap, average=False),
-    "metric": lambda recipe, frozen, tap: MetricObjective(recipe.silog_variance),
+    "metric": lambda recipe, frozen, tap: MetricObjective(recipe.silog_variance, recipe.silog_root),
 }

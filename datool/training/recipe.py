@@ -49,7 +49,9 @@ class Recipe:
         objective: key of `datool.training.objectives.OBJECTIVES`.
         ssi: ``median`` (V1's mean absolute error), ``least-squares`` (MiDaS's squared error) or ``trimmed``.
         gradient_weight: weight of gradient matching beside a scale-and-shift-invariant loss of weight 1.
-        drop_share: share of the pixels of a pseudo-labelled sample with the largest loss that is left out.
+        drop_share: share of the pixels of a pseudo-labelled sample that is left out: those with the largest
+            scale-and-shift-invariant loss.
+        drop_gradient: leave them out of gradient matching too.
         align_weight: weight of feature alignment with a frozen encoder; 0 = without.
         align_margin: tokens whose cosine is above it are left out; 0.85, or "a tolerance of 0.15".
         align_sees: which picture the frozen encoder sees: ``perturbed``, as the student, or ``clean``.
@@ -57,6 +59,7 @@ class Recipe:
         align_encoder: row of `datool.models.encoders.ENCODERS`; empty = the model's own, which needs no projector.
         anchor_weight: weight of holding the prediction's own scale to the target's; 0 = as published.
         silog_variance: SiLog's lambda.
+        silog_root: take SiLog's square root, as V2's script; false = Eigen's own form.
 
         init: weights of the encoder to begin from: ``dinov2`` (from the hub), a model's name, a hub id, a file, or
             ``relative`` (the relative model of a metric one); empty = random.
@@ -111,6 +114,7 @@ class Recipe:
     ssi: str = "median"
     gradient_weight: float = 0.5
     drop_share: float = 0.0
+    drop_gradient: bool = True
     align_weight: float = 0.0
     align_margin: float = 0.85
     align_sees: str = "perturbed"
@@ -118,6 +122,7 @@ class Recipe:
     align_encoder: str = ""
     anchor_weight: float = 0.0
     silog_variance: float = 0.5
+    silog_root: bool = True
 
     init: str = ""
     init_head: bool = False

@@ -54,13 +54,22 @@ def read(row: Row) -> Sample:
     Raises:
         DatoolError: the database or the image is unreadable, or lmdb is not installed.
     """
+    return Sample(row.id, decode_image(read_bytes(row), f"{row.member} in {row.image}"))
+
+
+def read_bytes(row: Row) -> bytes:
+    """Return the image's file as the database holds it.
+
+    Raises:
+        DatoolError: the database is unreadable or without the key, or lmdb is not installed.
+    """
     assert isinstance(row.member, str), "index gives the key"
     key = row.member.encode("utf-8", "surrogateescape")
     with _readable(row.image), _database(row.image).begin(buffers=False) as reading:
         data = reading.get(key)
     if data is None:
         raise DatoolError(f"{row.image} has no key '{row.member}'.", "Has it changed since it was listed? Begin anew.")
-    return Sample(row.id, decode_image(data, f"{row.member} in {row.image}"))
+    return bytes(data)
 
 
 def image_lmdb(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:

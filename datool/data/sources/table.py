@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from datool.data.manifest import MANIFEST as MANIFEST_NAME
+from datool.data.shards import INDEX as SHARDS_INDEX
 from datool.data.sources.base import Source
 from datool.data.sources.blendedmvs import BLENDEDMVS
 from datool.data.sources.da2k import DA2K
@@ -26,6 +28,7 @@ from datool.data.sources.manifest import MANIFEST
 from datool.data.sources.megadepth import MEGADEPTH
 from datool.data.sources.moge import MOGE
 from datool.data.sources.nyu import NYU
+from datool.data.sources.packed import PACKED
 from datool.data.sources.sintel import SINTEL
 from datool.data.sources.tartanair import TARTANAIR
 from datool.data.sources.video_frames import video_frames
@@ -33,6 +36,8 @@ from datool.data.sources.vkitti2 import VKITTI2
 from datool.errors import DatoolError, lookup
 
 VARIABLE = "DATOOL_DATA"
+# What `datool data get` fetches.
+FETCHED = ("da2k",)
 
 
 def find_root(name: str, given: Mapping[str, Path]) -> Path:
@@ -53,11 +58,43 @@ def find_root(name: str, given: Mapping[str, Path]) -> Path:
     for place in places:
         if place.exists() or "{" in str(place):
             return place
+    fetch = f", or fetch them: datool data get {name}" if name in FETCHED else ""
     tried = " and ".join(str(place) for place in places)
     raise DatoolError(
         f"no files of '{name}' ({source.title}): {tried} not there.",
-        f"Give --root {name}=DIR, or put them in ${VARIABLE}/{name} or data/{name}. Expected layout:\n{source.layout}",
+        f"Give --root {name}=DIR, or put them in ${VARIABLE}/{name} or data/{name}{fetch}. "
+        f"Expected layout:\n{source.layout}",
     )
+
+
+def find_source(given: str, roots: Mapping[str, Path]) -> tuple[str, Path]:
+    """Return the data set that a name or a path means, and where its files are.
+
+    A folder is taken for what it holds: packed shards, a manifest, tars, or images.
+
+    Args:
+        given: a name of `SOURCES`, a ``.jsonl`` file, a pattern of shards with braces, or a folder.
+        roots: what ``--root NAME=DIR`` gave, by name.
+    Raises:
+        DatoolError: neither a name nor anything that is there.
+    """
+    if given in SOURCES:
+        return given, find_root(given, roots)
+    path = Path(given)
+    if path.suffix == ".jsonl" and path.is_file():
+        return "manifest", path
+    if "{" in given:
+        return "shards", path
+    if not path.is_dir():
+        raise DatoolError(
+            f"'{given}' is no folder, no .jsonl file and no data set.",
+            f"Data sets: {', '.join(sorted(SOURCES))}.",
+        )
+    if (path / SHARDS_INDEX).is_file() and any(path.glob("*.tar")):
+        return "packed", path
+    if (path / MANIFEST_NAME).is_file():
+        return "manifest", path
+    return "tars" if any(path.glob("*.tar")) else "images", path
 
 
 SOURCES: dict[str, Source] = {
@@ -122,4 +159,5 @@ SOURCES: dict[str, Source] = {
     "shards": image_shards("images in WebDataset shards"),
     "videos": video_frames("frames of videos"),
     "manifest": MANIFEST,
+    "packed": PACKED,
 }

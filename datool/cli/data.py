@@ -1,0 +1,369 @@
+"""``datool data``: check, pack, synth, filter, sky, get."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datool.cli.draw import LINE_EVERY_S, LISTED, Bar, draw_rows, draw_table, say
+from datool.cli.options import Device, Json, Out, Quiet, Roots, RowsPerShard, Split, Workers, pairs
+
+if TYPE_CHECKING:
+    from datool.jobs.data_check import SetReport
+    from datool.jobs.pack import PackProgress
+
+data = typer.Typer(
+    help="Check, pack, render, filter and fetch data sets.",
+    no_args_is_help=True,
+    epilog="Example: datool data check my-set/",
+)
+
+BAR_WIDTH = 40
+
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE...",
+        help="A data set by name (nyu, hypersim, images, ...), a manifest.jsonl, or a folder of it, of shards, tars or "
+        "images.",
+        show_default=False,
+    ),
+]
+
+
+@data.command(epilog="Example: datool data check my-set/manifest.jsonl --sheet check.png")
+def check(
+    sources: Sources,
+    root: Roots = None,
+    split: Split = None,
+    num: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Look at so many pairs of each set, evenly over it.", min=1, show_default=False),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a PNG of images, maps and findings.", show_default=False),
+    ] = None,
+    workers: Workers = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Tell what a set's depth is in, and which pairs are broken, misplaced, inverted, in another unit or there twice.
+
+    Exits with 1 if something is broken. Lists the first findings; --json has them all.
+    """
+    from datool.jobs.data_check import CheckOptions
+    from datool.jobs.data_check import check as job
+
+    options = CheckOptions(
+        sources=sources, roots=_folders(root), split=split, num=num, sheet=sheet, num_workers=workers
+    )
+    with Bar(quiet) as bar:
+        reports = job(options, bar.update)
+    if as_json:
+        typer.echo(json.dumps([asdict(report) | {"kinds": report.kinds} for report in reports], default=str))
+    elif not quiet:
+        for report in reports:
+            _draw_report(report)
+    if any(report.is_broken for report in reports):
+        raise typer.Exit(1)
+
+
+@data.command(epilog="Example: datool data pack hypersim --root hypersim=/data/hypersim --out shards/hypersim")
+def pack(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As for check; one.", show_default=False)],
+    out: Out,
+    root: Roots = None,
+    split: Split = None,
+    only: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Pack these rows alone: what datool data filter kept of tars or databases.",
+            show_default=False,
+        ),
+    ] = None,
+    rows_per_shard: RowsPerShard = 1000,
+    image: Annotated[
+        str, typer.Option(metavar="NAME", help="original (the file's bytes where they can stay), png or jpeg.")
+    ] = "original",
+    depth: Annotated[str, typer.Option(metavar="NAME", help="exr, exr-half, npz, tiff or png16.")] = "exr",
+    workers: Workers = 0,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Write finished shards anew in which rows failed.")
+    ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a set as WebDataset tars that training reads in any order; killed and run again, it goes on."""
+    from datool.data.parallel import num_cores
+    from datool.data.sources.table import find_source
+    from datool.jobs.pack import PackOptions
+    from datool.jobs.pack import pack as job
+
+    name, place = find_source(source, _folders(root))
+    options = PackOptions(
+        source=name,
+        out=out,
+        root=place,
+        split=split,
+        rows_per_shard=rows_per_shard,
+        image=image,
+        depth=depth,
+        threads=workers or num_cores(),
+        retry_failed=retry_failed,
+        only=only,
+    )
+    summary = job(options, _lines(quiet))
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str))
+    elif not quiet:
+        skipped = f", {summary.num_skipped} rows of earlier runs" if summary.num_skipped else ""
+        draw_rows(
+            {
+                "packed": f"{summary.num_samples} samples, {summary.num_bytes / 1e6:.1f} MB in {summary.num_shards} "
+                f"shards{skipped}",
+                "rate": f"{summary.images_per_s:.1f} images/s, {summary.seconds:.1f} s",
+                "in": str(summary.out),
+            }
+        )
+    _list([(failed.id, failed.reason) for failed in summary.failed], summary.num_failed, "the shards' .json")
+    if summary.num_failed:
+        raise typer.Exit(1)
+
+
+@data.command(epilog="Example: datool data synth --out scenes --num 10000 --size 480x640 --seed 1")
+def synth(
+    out: Out,
+    num: Annotated[int, typer.Option(metavar="N", help="Pictures.", min=1, show_default=False)],
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "480x640",
+    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another endless set.")] = 0,
+    format: Annotated[str, typer.Option(metavar="NAME", help="manifest (files) or shards.")] = "manifest",
+    image: Annotated[str, typer.Option(metavar="NAME", help="jpeg or png.")] = "jpeg",
+    depth: Annotated[str, typer.Option(metavar="NAME", help="png16, exr, npz or tiff.")] = "png16",
+    family: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="indoor, outdoor or table-top; default: a mixture.", show_default=False),
+    ] = None,
+    rows_per_shard: RowsPerShard = 1000,
+    device: Device = "cpu",
+    workers: Workers = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Render scenes with exact depth and camera; picture N depends on seed, N and size alone. A rerun goes on."""
+    from datool.jobs.data_synth import SynthOptions
+    from datool.jobs.data_synth import synth as job
+
+    height, cross, width = size.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal()):
+        raise typer.BadParameter(f"got '{size}', expected HxW, as 480x640.", param_hint="--size")
+    options = SynthOptions(
+        out=out,
+        num=num,
+        height_px=int(height),
+        width_px=int(width),
+        seed=seed,
+        format=format,
+        image=image,
+        depth=depth,
+        family=family,
+        rows_per_shard=rows_per_shard,
+        device=device,
+        num_workers=workers,
+    )
+    with Bar(quiet) as bar:
+        summary = job(options, bar.update)
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str))
+    elif not quiet:
+        skipped = f", {summary.num_skipped} of earlier runs" if summary.num_skipped else ""
+        rate = f"{summary.images_per_s:.1f} images/s, {summary.seconds:.1f} s"
+        draw_rows({"rendered": f"{summary.num}{skipped}", "rate": rate, "in": str(summary.out)})
+
+
+@data.command("filter", epilog="Example: datool data filter photos/ more.jsonl --out kept.jsonl --min-side 384")
+def filter_images(
+    sources: Sources,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="List of what is kept.", show_default=False)],
+    rejected: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="List of what is not, with the reason; default: OUT's name with .rejected.jsonl.",
+            show_default=False,
+        ),
+    ] = None,
+    root: Roots = None,
+    min_side: Annotated[int, typer.Option(metavar="PX", help="Drop images with a shorter side.", min=1)] = 256,
+    max_aspect: Annotated[float, typer.Option(metavar="RATIO", help="Drop more elongated ones.", min=1.0)] = 3.0,
+    max_blur: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE", help="Drop those blurred more everywhere, 0 to 1 (sharp photos: 2 of 4,270 above)."
+        ),
+    ] = 0.5,
+    max_border: Annotated[
+        float, typer.Option(metavar="SHARE", help="Drop those with more border of one colour on facing sides.")
+    ] = 0.04,
+    max_text: Annotated[
+        float, typer.Option(metavar="SHARE", help="Drop documents and screens, 0 to 1 (photos: 1 of 4,270 above).")
+    ] = 0.3,
+    min_contrast: Annotated[
+        float, typer.Option(metavar="STD", help="Drop flat ones: standard deviation of grey (photos: none below).")
+    ] = 10.0,
+    alike_bits: Annotated[
+        int,
+        typer.Option(
+            metavar="BITS", help="Of 64 of a perceptual hash in which copies may differ; -1 = keep copies.", max=15
+        ),
+    ] = 4,
+    workers: Workers = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """List the images that are worth a label; drop broken, tiny, elongated, flat, padded, text-like, blurred and twins.
+
+    Measures are kept beside OUT: a killed run goes on, and other limits take seconds.
+    """
+    from datool.jobs.data_filter import FilterOptions, Limits
+    from datool.jobs.data_filter import filter_images as job
+
+    limits = Limits(min_side, max_aspect, max_blur, max_border, max_text, min_contrast, alike_bits)
+    options = FilterOptions(sources, out, rejected, _folders(root), limits, workers)
+    with Bar(quiet) as bar:
+        summary = job(options, bar.update)
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str))
+    elif not quiet:
+        share = 100 / summary.num_images
+        draw_table(
+            ["", "images", "%"],
+            [
+                ["kept", str(summary.num_kept), f"{summary.num_kept * share:.1f}"],
+                *([name, str(count), f"{count * share:.1f}"] for name, count in summary.reasons.items() if count),
+            ],
+        )
+        rate = f"{summary.num_measured} at {summary.images_per_s:.1f} images/s"
+        draw_rows({"measured": rate, "kept": str(summary.out), "dropped": str(summary.rejected)})
+
+
+@data.command(epilog="Example: datool data sky hrwsi --model nvidia/segformer-b0-finetuned-ade-512-512 --out sky/hrwsi")
+def sky(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As for check; one.", show_default=False)],
+    out: Out,
+    model: Annotated[
+        str, typer.Option(metavar="ID|FOLDER", help="Segmentation model of transformers.", show_default=False)
+    ],
+    root: Roots = None,
+    split: Split = None,
+    device: Device = "auto",
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a mask of the sky for each image, as Depth Anything V1 needs for labels that lack it."""
+    from datool.data.sources.table import find_source
+    from datool.jobs.data_sky import SkyOptions, sky_masks
+
+    name, place = find_source(source, _folders(root))
+    with Bar(quiet) as bar:
+        summary = sky_masks(SkyOptions(name, out, model, {name: place}, split or "", device), bar.update)
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str))
+    elif not quiet:
+        draw_rows({"masks": f"{summary.done}, {summary.share:.0%} sky", "in": str(summary.out)})
+    _list(list(summary.failed), len(summary.failed), "--json")
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@data.command(epilog="Example: datool data get da2k")
+def get(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="da2k.", show_default=False)],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Default: $DATOOL_DATA/NAME, else data/NAME.", show_default=False
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a benchmark from the hub, unpack and check it, and print its folder; size and licence are shown first."""
+    from datool.jobs.data_get import get_data
+
+    summary = get_data(name, out, lambda line: None if quiet else say("note", line, "yellow"))
+    if summary.missing and not quiet:
+        say("note", f"{len(summary.missing)} images are not in the archive: {', '.join(summary.missing[:3])}", "yellow")
+    typer.echo(summary.root)
+
+
+def _folders(roots: list[str] | None) -> dict[str, Path]:
+    return {name: Path(place) for name, place in pairs(roots, "--root", "NAME=DIR").items()}
+
+
+def _lines(quiet: bool) -> Callable[[PackProgress], None]:
+    """Return a report of a run whose end is not known: a line now and then."""
+    started = said = time.monotonic()
+
+    def report(progress: PackProgress) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if not quiet and now - said >= LINE_EVERY_S:
+            said, done = now, progress.done + progress.failed
+            say("progress", f"{done} packed, {progress.skipped} before, {done / (now - started):.1f} images/s", "dim")
+
+    return report
+
+
+def _list(failed: list[tuple[str, str]], num: int, where: str) -> None:
+    for id, reason in failed[:LISTED]:
+        say("failed", reason if id in reason else f"{id}: {reason}", "red")
+    if num > LISTED:
+        say("failed", f"{num - LISTED} more, listed in {where}", "red")
+
+
+def _draw_report(report: SetReport) -> None:
+    from datool.data.checkup import FAULTS
+
+    sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes.items())
+    rows = {"set": f"{report.name} ({report.root})", "looked at": f"{report.num_seen} of {report.num_rows}: {sizes}"}
+    if report.num_labelled:
+        rows |= {
+            "values": f"{report.unit} ({report.evidence})",
+            "known": f"{report.valid:.1%} of the pixels, sky {report.sky:.1%}",
+            "depth": f"{report.low:.3g} to {report.high:.3g}, median {report.middle:.3g}   (of the median map)",
+        }
+    draw_rows(rows)
+    draw_table(["depth", "pixels %", ""], _bars(report.bins, report.depth_counts))
+    draw_table(["disparity", "pixels %", ""], _bars(report.bins, report.disparity_counts))
+    width = max(len(fault.title) for fault in FAULTS.values())
+    found = [[kind, str(count), FAULTS[kind].title.ljust(width)] for kind, count in report.kinds.items()]
+    draw_table(["found", "pairs", "which means".ljust(width)], found)
+    if not found:
+        draw_rows({"found": "nothing"})
+    for finding in report.findings[:LISTED]:
+        say(finding.kind, f"{finding.id}: {finding.detail}", "red" if FAULTS[finding.kind].broken else "yellow")
+    if len(report.findings) > LISTED:
+        say("found", f"{len(report.findings) - LISTED} more; --json lists them all", "yellow")
+
+
+def _bars(edges: tuple[float, ...], counts: tuple[int, ...]) -> list[list[str]]:
+    """Return a histogram as rows of a table, from its first bin with pixels to its last."""
+    filled = [number for number, count in enumerate(counts) if count]
+    if not filled:
+        return []
+    total, most = sum(counts), max(counts)
+    return [
+        [
+            f"{edges[number]:.3g} to {edges[number + 1]:.3g}",
+            f"{100 * counts[number] / total:.1f}",
+            ("█" * round(BAR_WIDTH * counts[number] / most)).ljust(BAR_WIDTH),
+        ]
+        for number in range(filled[0], filled[-1] + 1)
+    ]

@@ -1,0 +1,204 @@
+"""``datool pseudo-label``."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datool.cli.draw import LINE_EVERY_S, LISTED, draw_rows, say
+from datool.cli.options import BatchSize, Device, Json, MaxAspect, Precision, Quiet, Roots, Size, number_or_text, pairs
+
+if TYPE_CHECKING:
+    from datool.data.label_set import LabelStatus
+    from datool.jobs.pseudo_label import LabelSummary
+
+
+def pseudo_label(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUTS...",
+            help="Folders, manifests (.jsonl), tars, shards by braces ('{00000..00041}.tar'), https:// and pipe: "
+            "addresses of shards, or names of unlabelled data sets.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Folder of the labels; all workers of a set share it.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE|FOLDER", help="The teacher, as for predict; never auto.", show_default=False),
+    ] = None,
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="shards (tars that training reads), or files and a manifest.")
+    ] = "shards",
+    depth: Annotated[
+        str, typer.Option(metavar="NAME", help="Of the labels: exr-half (smallest), png16, exr, npz, tiff or pfm.")
+    ] = "exr-half",
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Store the photos beside the labels; else the labels say where.")
+    ] = False,
+    label_size: Annotated[
+        str, typer.Option(metavar="NAME", help="network (short side --size), or native: the photo's size.")
+    ] = "network",
+    size: Size = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Average the labels of the photo and its mirror image.")] = False,
+    confidence: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How much the mirror image's label differs: none, image (a number each), or map (a picture too).",
+        ),
+    ] = "none",
+    rows_per_shard: Annotated[
+        int, typer.Option(metavar="N", help="Photos of a shard of a folder or manifest; a tar gives one.", min=1)
+    ] = 1000,
+    roots: Roots = None,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="local, or ray: the cluster that there is, else this machine.")
+    ] = "local",
+    worker: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Which worker of a job array, 0/8 to 7/8.", show_default=False),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", help="Processes here (tasks of Ray); 0 = one a GPU, one on a CPU.", min=0)
+    ] = 0,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    batch_size: BatchSize = "auto",
+    max_aspect: MaxAspect = 8.0,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Stop when more photos than this fail, of all workers.", min=0, show_default=False
+        ),
+    ] = None,
+    status: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Only say how far the labels in DIR are.", show_default=False),
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a teacher's labels of any number of photos, as shards that train-student reads.
+
+    Any number of workers may share OUT, and die: the same command goes on, to the same bytes.
+    """
+    if status is not None:
+        from datool.jobs.pseudo_label import read_status
+
+        found = read_status(status)
+        if as_json:
+            typer.echo(json.dumps(asdict(found), default=str))
+        else:
+            draw_rows(_rows(found))
+        return
+    if not inputs or out is None or model is None:
+        missing = "INPUTS" if not inputs else "--out" if out is None else "--model"
+        raise typer.BadParameter("labels need inputs, a teacher and a folder; or --status DIR.", param_hint=missing)
+    from datool.estimators.labelling import LabelOptions
+    from datool.jobs.pseudo_label import PseudoLabelOptions
+    from datool.jobs.pseudo_label import pseudo_label as job
+
+    labels = LabelOptions(
+        size_px=size,
+        precision=precision,
+        batch_size=number_or_text(batch_size),
+        flip=flip,
+        confidence=confidence,
+        label_size=label_size,
+        depth=depth,
+        keep_images=keep_images,
+        max_aspect=max_aspect,
+    )
+    options = PseudoLabelOptions(
+        inputs=tuple(inputs),
+        out=out,
+        model=model,
+        labels=labels,
+        format=format,
+        rows_per_shard=rows_per_shard,
+        roots={name: Path(path) for name, path in pairs(roots, "--root", "NAME=DIR").items()},
+        engine=engine,
+        worker=_worker(worker),
+        workers=workers,
+        device=device,
+        max_failures=max_failures,
+    )
+    lines = _Lines(quiet)
+    summary = job(options, lines.update, lambda text: say("note", text, "yellow"))
+    _end(summary, max_failures is None, as_json, quiet)
+
+
+class _Lines:
+    """Progress on stderr: a line now and then."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.said = quiet, time.monotonic()
+
+    def update(self, status: LabelStatus) -> None:
+        """Say how far it is, if it was not just said."""
+        if not self.quiet and time.monotonic() - self.said >= LINE_EVERY_S:
+            self.said = time.monotonic()
+            say("progress", ", ".join(f"{value} {name}" for name, value in _rows(status).items()), "dim")
+
+
+def _end(summary: LabelSummary, strict: bool, as_json: bool, quiet: bool) -> None:
+    status = summary.status
+    if as_json:
+        typer.echo(json.dumps(asdict(summary), default=str))
+    elif not quiet:
+        draw_rows(_rows(status) | {"took": f"{summary.seconds:.0f} s", "train on": f"--data {summary.data}"})
+    if not status.finished:
+        say("note", "other workers are on the rest; the last one finishes the set.", "yellow")
+    for failed in summary.failed[:LISTED]:
+        say("failed", f"{failed.id}: {failed.reason}", "red")
+    if status.failed and strict:
+        raise typer.Exit(1)
+
+
+def _rows(status: LabelStatus) -> dict[str, str]:
+    """Return what is worth saying of a set, by name."""
+    left = "" if status.left_s is None or not status.left_s else f"{_span(status.left_s)}"
+    claimed = f", {status.units_claimed} in work" if status.units_claimed else ""
+    reasons = "; ".join(f"{count} {reason}" for reason, count in status.reasons.items())
+    rows = {
+        "images": f"{status.done}",
+        "shards": f"{status.units_done} of {status.num_units}{claimed}",
+        "failed": f"{status.failed} ({reasons})" if status.failed else "",
+        "images/s": f"{status.images_per_s:.1f}" if status.images_per_s else "",
+        "left": left,
+        "finished": "yes" if status.finished else "",
+    }
+    return {name: value for name, value in rows.items() if value}
+
+
+def _span(seconds: float) -> str:
+    """Return a time in words: 3 d 4 h, 2 h 10 min, 40 s."""
+    for unit, length, part, inner in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit} {int(seconds % length // inner)} {part}"
+    return f"{seconds:.0f} s"
+
+
+def _worker(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal()):
+        raise typer.BadParameter(f"got '{text}', expected I/N, such as 0/8.", param_hint="--worker")
+    return int(number), int(count)
