@@ -2,9 +2,9 @@
 
 People who rebuilt Depth Anything V2's student saw its output grow without bound (Distill-Any-Depth issue 36). The
 losses are blind to the output's scale, so their gradient is at a right angle to it: the sum of prediction x gradient is
-0, which is printed. Every step is then at a right angle to the output, and makes it longer, the more so the longer steps
-are: with Adam, whose steps do not shrink with the gradient. Four small runs on the same rendered scenes, differing in
-one thing.
+0, which is printed. Every step is then at a right angle to the output, and makes it longer, the more so the longer
+steps are: with Adam, whose steps do not shrink with the gradient. Four small runs on the same rendered scenes,
+differing in one thing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def run(recipe, data, ssi, anchor, options) -> np.ndarray:
     model = start_model(recipe).train()
     torch.nn.init.constant_(model.head.output2[2].bias, 0.5)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
-    relative = Relative(ssi, 2.0, 0.1, anchor)
+    relative = Relative(ssi, 2.0, 0.1, anchor_weight=anchor)
     row = model.encoder.row
     mean, std = (torch.tensor(values)[:, None, None] for values in (row.mean, row.std))
     spreads, losses, angles = [], [], []

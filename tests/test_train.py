@@ -202,3 +202,13 @@ def test_colour_keeps_the_range_and_strength_0_keeps_the_picture():
     torch.testing.assert_close(colour(image, 0.0, draws), image)
     changed = colour(image, 1.0, draws)
     assert changed.min() >= 0 and changed.max() <= 1 and not torch.equal(changed, image)
+
+
+def test_the_manifest_of_labels_kept_as_shards_means_their_folder(tmp_path):
+    from datool.data.shards import INDEX
+    from datool.training.feed import own_set
+
+    (tmp_path / INDEX).write_text("{}")
+    assert own_set(tmp_path / "manifest.jsonl") == own_set(tmp_path)
+    with pytest.raises(DatoolError, match="no data at"):
+        own_set(tmp_path / "other.jsonl")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from datool.data.manifest import MANIFEST
 from datool.data.sets import open_set
 from datool.data.shards import INDEX
 from datool.data.streams import GroupSpec, RenderedBatches, SampleBatches, SetSpec
@@ -111,11 +112,15 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
 
 
 def own_set(path: Path) -> SetSpec:
-    """Return a user's file or folder as a set: what ``datool data pack`` wrote, or a manifest.
+    """Return a user's file or folder as a set: what ``datool data pack`` or ``pseudo-label`` wrote, or a manifest.
+
+    Of labels kept as shards, ``labels/manifest.jsonl`` means the folder, so that a command does not depend on the form.
 
     Raises:
         DatoolError: nothing there.
     """
+    if path.name == MANIFEST and not path.exists() and (path.parent / INDEX).exists():
+        path = path.parent
     if not path.exists():
         raise DatoolError(f"no data at {path}.", "Give a manifest (.jsonl), its folder, or a folder of packed shards.")
     return SetSpec("shards" if (path / INDEX).exists() else "manifest", path)
