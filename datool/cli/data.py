@@ -340,11 +340,10 @@ def _draw_report(report: SetReport) -> None:
             "depth": f"{report.low:.3g} to {report.high:.3g}, median {report.middle:.3g}   (of the median map)",
         }
     draw_rows(rows)
-    draw_table(["depth", "pixels %", ""], _bars(report.bins, report.depth_counts))
-    draw_table(["disparity", "pixels %", ""], _bars(report.bins, report.disparity_counts))
-    width = max(len(fault.title) for fault in FAULTS.values())
-    found = [[kind, str(count), FAULTS[kind].title.ljust(width)] for kind, count in report.kinds.items()]
-    draw_table(["found", "pairs", "which means".ljust(width)], found)
+    draw_table(["depth", "pixels %"], _bars(report.bins, report.depth_counts))
+    draw_table(["disparity", "pixels %"], _bars(report.bins, report.disparity_counts))
+    found = [[f"{kind:<15} {FAULTS[kind].title}", str(count)] for kind, count in report.kinds.items()]
+    draw_table(["found", "pairs"], found)
     if not found:
         draw_rows({"found": "nothing"})
     for finding in report.findings[:LISTED]:
@@ -361,9 +360,8 @@ def _bars(edges: tuple[float, ...], counts: tuple[int, ...]) -> list[list[str]]:
     total, most = sum(counts), max(counts)
     return [
         [
-            f"{edges[number]:.3g} to {edges[number + 1]:.3g}",
+            f"{f'{edges[number]:.3g} to {edges[number + 1]:.3g}':<20}{'█' * round(BAR_WIDTH * counts[number] / most)}",
             f"{100 * counts[number] / total:.1f}",
-            ("█" * round(BAR_WIDTH * counts[number] / most)).ljust(BAR_WIDTH),
         ]
         for number in range(filled[0], filled[-1] + 1)
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -306,6 +307,8 @@ def _tile(source: Source, row: Row, kinds: Sequence[str]) -> np.ndarray:
         sample: Sample | None = source.read(row)
     except DatoolError:
         sample = None
+        with suppress(DatoolError):  # then neither can be shown
+            image = _fitted(read_image(row.image))
     if sample is not None:
         image = _fitted(sample.image)
         if sample.depth is not None:
