@@ -1,5 +1,7 @@
-"""One thread everywhere, in the processes that tests start too: the last bits of a sum depend on how many there are, and
-two threads on a busy core wait for each other."""
+"""One thread everywhere, in the processes that tests start too.
+
+The last bits of a sum depend on how many there are, and two threads on a busy core wait for each other.
+"""
 
 import os
 
