@@ -383,7 +383,7 @@ def test_a_tar_that_changed_or_was_cut_is_noticed(tmp_path, weights):
 
 def _context():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datool.jobs.pseudo_label", "datool.estimators.labelling"])
+    context.set_forkserver_preload(["datool.jobs.pseudo_label", "datool.estimators.label_worker"])
     return context
 
 
@@ -427,13 +427,19 @@ def assert_kills_change_nothing(tmp_path, weights, count, kills, size_px, **rest
     (root / "0" / "0003.jpg").write_bytes(jpeg(3)[:200])
     how = {"rows_per_shard": 10, "labels": LabelOptions(size_px=size_px), **rest}
     whole = contents(label(root, out=tmp_path / "quiet", model=weights, **how))
-    options = PseudoLabelOptions((str(root),), tmp_path / "killed", str(weights), device="cpu", **how)
-    killed, torn = run_with_kills(options, kills, seed=0)
-    print(f"{killed} workers killed, {torn} of them with a shard half written")
-    assert killed >= kills
-    pseudo_label(options)
-    assert contents(tmp_path / "killed") == whole
-    assert not list((tmp_path / "killed").rglob(".datool-*"))
+    killed = 0
+    for seed in range(20):  # a set may be finished before it was killed so often: then another one
+        out = tmp_path / f"killed-{seed}"
+        options = PseudoLabelOptions((str(root),), out, str(weights), device="cpu", **how)
+        now, torn = run_with_kills(options, kills - killed, seed)
+        print(f"{now} workers killed, {torn} of them with a shard half written")
+        pseudo_label(options)
+        assert contents(out) == whole
+        assert not list(out.rglob(".datool-*"))
+        killed += now
+        if killed >= kills:
+            return
+    raise AssertionError(f"{killed} workers were killed, expected {kills}")
 
 
 @pytest.mark.parametrize("format", ["shards", "files"])
@@ -646,10 +652,11 @@ def test_the_command_labels_and_tells_from_anywhere_how_far_it_is(tmp_path, weig
     run = CliRunner().invoke
     arguments = ["pseudo-label", str(root), "--model", str(weights), "--out", str(tmp_path / "out"), "--size", "42"]
     done = run(app, [*arguments, "--device", "cpu", "--json"])
-    assert done.exit_code == 1, "one failed"
+    assert done.exit_code == 0, "a photo that failed is a row"
     summary = json.loads(done.stdout)
     assert summary["status"]["done"] == 6 and summary["failed"][0]["id"] == "0/0003.jpg"
     assert run(app, [*arguments, "--device", "cpu", "--max-failures", "1"]).exit_code == 0
+    assert run(app, [*arguments, "--device", "cpu", "--max-failures", "0"]).exit_code == 1
     status = run(app, ["pseudo-label", "--status", str(tmp_path / "out")])
     assert status.exit_code == 0 and "1 of 1" in status.stdout and "the file is empty" in status.stdout
     as_json = json.loads(run(app, ["pseudo-label", "--status", str(tmp_path / "out"), "--json"]).stdout)

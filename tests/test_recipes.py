@@ -88,6 +88,14 @@ def test_a_wrong_setting_says_what_is_wrong(setting, said):
         override(RECIPES["student-v2"], [setting])
 
 
+@pytest.mark.parametrize("size", ["small", "base", "large", "giant"])
+def test_a_students_size_is_a_choice_of_model_alone(size):
+    recipe = override(RECIPES["student-v2"], [f"model=depth-anything-v2-{size}"])
+    recipe.check()
+    assert MODELS[recipe.model].encoder == f"dinov2-{size}"
+    assert recipe.align_encoder == ""  # the frozen encoder has the student's own size, so there is no projector
+
+
 def test_contradicting_fields_are_refused():
     with pytest.raises(DatoolError, match="pseudo_batch is 9 of a batch_size of 8"):
         Recipe("nano", batch_size=8, pseudo_batch=9).check()

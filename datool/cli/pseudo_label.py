@@ -84,7 +84,10 @@ def pseudo_label(
     max_failures: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Stop when more photos than this fail, of all workers.", min=0, show_default=False
+            metavar="N",
+            help="Stop when more photos than this fail, of all workers; else a failed photo is a row with its reason.",
+            min=0,
+            show_default=False,
         ),
     ] = None,
     status: Annotated[
@@ -141,7 +144,7 @@ def pseudo_label(
     )
     lines = _Lines(quiet)
     summary = job(options, lines.update, lambda text: say("note", text, "yellow"))
-    _end(summary, max_failures is None, as_json, quiet)
+    _end(summary, as_json, quiet)
 
 
 class _Lines:
@@ -157,7 +160,8 @@ class _Lines:
             say("progress", ", ".join(f"{value} {name}" for name, value in _rows(status).items()), "dim")
 
 
-def _end(summary: LabelSummary, strict: bool, as_json: bool, quiet: bool) -> None:
+def _end(summary: LabelSummary, as_json: bool, quiet: bool) -> None:
+    """Say what there is; photos without a label are no failure of the command, since among millions there are some."""
     status = summary.status
     if as_json:
         typer.echo(json.dumps(asdict(summary), default=str))
@@ -167,8 +171,6 @@ def _end(summary: LabelSummary, strict: bool, as_json: bool, quiet: bool) -> Non
         say("note", "other workers are on the rest; the last one finishes the set.", "yellow")
     for failed in summary.failed[:LISTED]:
         say("failed", f"{failed.id}: {failed.reason}", "red")
-    if status.failed and strict:
-        raise typer.Exit(1)
 
 
 def _rows(status: LabelStatus) -> dict[str, str]:

@@ -22,31 +22,30 @@ finest slopes matter take ``png16``. Raw disparity is kept, whatever its scale, 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datool.data.claims import Claims
 from datool.data.label_set import FORMATS, LabelSet, LabelStatus, begin
 from datool.data.shards import Failed
-from datool.data.units import Input, Photo, can_refer, find_inputs, has_own_files, read_unit
+from datool.data.units import can_refer, find_inputs, has_own_files
 from datool.errors import DatoolError, lookup
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
-    from datool.estimators.labelling import Labeller, LabelOptions
+    from datool.estimators.label_worker import LabelJob, LabelWorker
+    from datool.estimators.labelling import LabelOptions
+
+Report = Callable[[LabelStatus], None]
 
 ENGINES = ("local", "ray")
-REPORT_S = 2.0
+POLL_S = 1.0
 MAX_NAMED = 100
 # Ray starts a task anew when its process dies; a unit that kills so many has something to tell.
 MAX_RETRIES = 20
@@ -103,29 +102,6 @@ class LabelSummary:
     seconds: float
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a worker is told; it pickles."""
-
-    out: Path
-    inputs: tuple[Input, ...]
-    units_sha256: str
-    model: str
-    labels: LabelOptions
-    format: str
-    device: str
-    max_failures: int | None
-    lanes: int | None = None
-
-    @property
-    def roots(self) -> list[str]:
-        """Where the photos are, for readers of the labels."""
-        return [os.path.dirname(found.root) if os.path.isfile(found.root) else found.root for found in self.inputs]
-
-
-Report = Callable[[LabelStatus], None]
-
-
 def pseudo_label(
     options: PseudoLabelOptions,
     progress: Report = lambda _: None,
@@ -167,7 +143,7 @@ def read_status(out: Path) -> LabelStatus:
     return LabelSet(out).status()
 
 
-def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> _Job:
+def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> LabelJob:
     lookup(dict.fromkeys(FORMATS), options.format, "format of labels")
     lookup(dict.fromkeys(ENGINES), options.engine, "engine")
     if options.model == "auto":
@@ -178,6 +154,7 @@ def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> _Job:
         raise DatoolError(f"{options.rows_per_shard} rows per shard, expected at least 1.")
     out = options.out.absolute()
     inputs = find_inputs(options.inputs, options.roots, out)
+    from datool.estimators.label_worker import LabelJob
     from datool.estimators.labelling import LabelOptions
 
     labels = options.labels or LabelOptions()
@@ -186,153 +163,16 @@ def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> _Job:
     if stuck:
         raise DatoolError(f"labels cannot refer to photos in {stuck.given}.", "Store them beside: --keep-images.")
     identity = begin(out, inputs, options.rows_per_shard, say)
-    return _Job(out, inputs, identity, options.model, labels, options.format, options.device, options.max_failures)
-
-
-# One worker
-
-
-class _Worker:
-    """A model that is ready, and the folder that it writes to."""
-
-    def __init__(self, job: _Job, say: Callable[[str], None] = lambda _: None) -> None:
-        from datool.estimators.labelling import Labeller
-        from datool.models.weights import load
-
-        self.job = job
-        self.labeller: Labeller = Labeller(load(job.model, say), job.device, job.labels, job.lanes)
-        self.set = LabelSet(job.out, job.units_sha256)
-        self.set.agree({**self.labeller.settings, "format": job.format})
-        self.stop = threading.Event()
-        self.failed_before = 0
-        self._failing: dict[int, int] = {}
-
-    def label(self, number: int, claims: Claims) -> None:
-        """Do one unit, which is claimed; then let it go."""
-        places: list[Mapping[str, Any]] = []
-        self._failing[number] = 0
-
-        def noted(photos: Iterator[Photo]) -> Iterator[Photo]:
-            for photo in photos:
-                places.append(photo.place)
-                yield photo
-
-        try:
-            photos = noted(read_unit(self.set.unit(number), self.job.inputs))
-            entries = self.labeller.entries(photos, self._check)
-            if self.set.write(number, (self._counted(number, entry) for entry in entries), places):
-                self.failed_before += self._failing[number]
-        finally:
-            del self._failing[number]
-            claims.release(number)
-
-    def finish(self) -> None:
-        """Write what names the whole set, if all of it is done."""
-        if len(self.set.units_done()) == len(self.set):
-            self.set.finish(self.job.roots)
-
-    def _counted(self, number: int, entry: Any) -> Any:
-        if isinstance(entry, Failed):
-            self._failing[number] += 1
-            check_failures(self.failed_before + sum(self._failing.values()), self.job.max_failures, entry)
-        return entry
-
-    def _check(self) -> None:
-        if self.stop.is_set():
-            raise _Stopped
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            raise _Stopped
-
-
-class _Stopped(BaseException):
-    """Ends a unit early since the command ends; nothing of it shows."""
-
-
-def check_failures(count: int, most: int | None, last: Failed | None = None) -> None:
-    """Raise when more photos failed than may.
-
-    Raises:
-        DatoolError: so it is.
-    """
-    if most is not None and count > most:
-        told = f" The last one, {last.id}: {last.reason}" if last else ""
-        raise DatoolError(f"{count} photos failed, more than --max-failures {most}.{told}", "Mend them, or raise it.")
-
-
-def _work(
-    job: _Job,
-    share: tuple[int, int],
-    report: Report = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
-    stopped: Callable[[], bool] = lambda: False,
-) -> None:
-    """Do a worker's share of the units, then what is left by others that are dead."""
-    worker = _Worker(job, say)
-    # On a GPU the next unit's photos are read while the last of this one are in the network.
-    slots = 2 if worker.labeller.predictor.device.type == "cuda" else 1
-    running: set[Future[None]] = set()
-    with Claims(job.out) as claims, ThreadPoolExecutor(slots, "datool-unit") as pool:
-        try:
-            worker.failed_before = _told(worker.set, report, job)
-            said = time.monotonic()
-            units, ended = _claimed(worker.set, claims, share), False
-            while running or not ended:
-                while len(running) < slots and not ended:
-                    number = next(units, None)
-                    if number is None:
-                        ended = True
-                    else:
-                        running.add(pool.submit(worker.label, number, claims))
-                done, running = wait(running, REPORT_S / 4, FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                if stopped():
-                    raise _Stopped
-                if time.monotonic() - said > REPORT_S:
-                    worker.failed_before, said = _told(worker.set, report, job), time.monotonic()
-        except BaseException:
-            worker.stop.set()
-            raise
-    worker.finish()
-
-
-def _told(labels: LabelSet, report: Report, job: _Job) -> int:
-    """Report the state of the set; return how many photos failed in it."""
-    status = labels.status()
-    report(status)
-    check_failures(status.failed, job.max_failures)
-    return status.failed
-
-
-def _claimed(labels: LabelSet, claims: Claims, share: tuple[int, int]) -> Iterator[int]:
-    """Claim and yield units that are not done: this worker's share, then the others'."""
-    worker, count = share
-    shares = (range((worker + step) % count, len(labels), count) for step in range(count))
-    done = labels.units_done()
-    left = [number for number in chain.from_iterable(shares) if number not in done]
-    found = True
-    while found:
-        found = False
-        for number in left:
-            if not labels.is_done(number) and claims.take(number):
-                if labels.is_done(number):  # by one that let it go just now
-                    claims.release(number)
-                    continue
-                found = True
-                yield number
-        left = [number for number in left if not labels.is_done(number)]
-    for number in claims.silent(left):
-        if not labels.is_done(number) and claims.take(number, anyhow=True):
-            yield number
+    return LabelJob(out, inputs, identity, options.model, labels, options.format, options.device, options.max_failures)
 
 
 # Engines
 
 
-def _run_local(job: _Job, options: PseudoLabelOptions, progress: Report, say: Callable[[str], None]) -> None:
+def _run_local(job: LabelJob, options: PseudoLabelOptions, progress: Report, say: Callable[[str], None]) -> None:
     import torch
 
+    from datool.estimators.label_worker import work
     from datool.estimators.predictor import choose_device
     from datool.training.distributed import joined
 
@@ -344,11 +184,11 @@ def _run_local(job: _Job, options: PseudoLabelOptions, progress: Report, say: Ca
             if options.worker or options.workers > 1:
                 raise DatoolError("torchrun already starts the workers.", "Leave --worker and --workers out.")
             report = progress if ranks.first else _quiet
-            _work(replace(job, device=str(ranks.device)), (ranks.rank, ranks.world), report, say)
+            work(replace(job, device=str(ranks.device)), (ranks.rank, ranks.world), report, say)
             return
     workers = options.workers or num_gpus
     if workers == 1:
-        _work(job, share, progress, say)
+        work(job, share, progress, say)
     else:
         _run_processes(job, share, workers, num_gpus if device.type == "cuda" else 0, progress)
 
@@ -357,7 +197,7 @@ def _quiet(status: LabelStatus) -> None:
     pass
 
 
-def _run_processes(job: _Job, share: tuple[int, int], workers: int, num_gpus: int, progress: Report) -> None:
+def _run_processes(job: LabelJob, share: tuple[int, int], workers: int, num_gpus: int, progress: Report) -> None:
     """Run so many workers here, each a process, on a GPU each if there are some."""
     import torch
 
@@ -379,7 +219,7 @@ def _run_processes(job: _Job, share: tuple[int, int], workers: int, num_gpus: in
         for child in children:
             child.start()
         while any(child.is_alive() for child in children):
-            time.sleep(REPORT_S / 4)
+            time.sleep(POLL_S)
             progress(labels.status())
             if not errors.empty():
                 problem, hint = errors.get()
@@ -400,16 +240,18 @@ def _run_processes(job: _Job, share: tuple[int, int], workers: int, num_gpus: in
         )
 
 
-def _child(job: _Job, share: tuple[int, int], stop: Any, errors: Any) -> None:
+def _child(job: LabelJob, share: tuple[int, int], stop: Any, errors: Any) -> None:
+    from datool.estimators.label_worker import Stopped, work
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it, which says stop
     try:
-        with suppress(_Stopped):
-            _work(job, share, stopped=stop.is_set)
+        with suppress(Stopped):
+            work(job, share, stopped=stop.is_set)
     except DatoolError as error:
         errors.put((error.problem, error.hint))
 
 
-def _run_ray(job: _Job, workers: int, progress: Report) -> None:
+def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
     """Run each unit as a task of a Ray cluster: the one that is there, else one on this machine."""
     try:
         import ray
@@ -417,6 +259,8 @@ def _run_ray(job: _Job, workers: int, progress: Report) -> None:
         raise DatoolError(
             "--engine ray needs an optional library.", "Install it: pip install 'datool[ray]'."
         ) from error
+    from datool.estimators.label_worker import told
+
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     resources = ray.cluster_resources()
     on_gpu = resources.get("GPU", 0) > 0 and job.device != "cpu"
@@ -432,9 +276,9 @@ def _run_ray(job: _Job, workers: int, progress: Report) -> None:
             running += [task.remote(job, number) for _, number in zip(range(most - len(running)), todo, strict=False)]
             if not running:
                 break
-            ended, running = ray.wait(running, timeout=REPORT_S)
+            ended, running = ray.wait(running, timeout=POLL_S)
             ray.get(ended)
-            _told(labels, progress, job)
+            told(labels, progress, job)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, DatoolError):
@@ -450,7 +294,7 @@ def _run_ray(job: _Job, workers: int, progress: Report) -> None:
         labels.finish(job.roots)
 
 
-def _ray_unit(job: _Job, number: int) -> None:
+def _ray_unit(job: LabelJob, number: int) -> None:
     worker = _ray_worker(job)
     if not worker.set.is_done(number):
         with Claims(job.out) as claims:
@@ -459,6 +303,8 @@ def _ray_unit(job: _Job, number: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _ray_worker(job: _Job) -> _Worker:
+def _ray_worker(job: LabelJob) -> LabelWorker:
     """Return the worker of this process, whose model is loaded once."""
-    return _Worker(job)
+    from datool.estimators.label_worker import LabelWorker
+
+    return LabelWorker(job)
