@@ -447,36 +447,6 @@ def test_three_kills_change_no_byte(format, tmp_path, weights):
     assert_kills_change_nothing(tmp_path, weights, 60, 3, 112, format=format)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("format", ["shards", "files"])
-def test_twenty_kills_change_no_byte(format, tmp_path, weights):
-    assert_kills_change_nothing(tmp_path, weights, 500, 20, 112, format=format)
-
-
-@pytest.mark.slow
-def test_two_ray_workers_killed_change_no_byte(tmp_path, weights):
-    pytest.importorskip("ray")
-    root = folder(tmp_path / "in", 500)
-    how = {"rows_per_shard": 10, "labels": LabelOptions(size_px=112)}
-    whole = contents(label(root, out=tmp_path / "quiet", model=weights, **how))
-    out = tmp_path / "ray"
-    options = PseudoLabelOptions((str(root),), out, str(weights), device="cpu", engine="ray", workers=2, **how)
-    driver = _context().Process(target=_child, args=(options,))
-    driver.start()
-    rng, killed = random.Random(0), 0
-    while driver.is_alive() and killed < 20:
-        time.sleep(rng.uniform(0, 1))
-        for path in list(out.glob(".datool-*.claim"))[:1]:
-            try:
-                os.kill(json.loads(path.read_text())[1], signal.SIGKILL)
-                killed += 1
-            except (OSError, ValueError):
-                pass
-    driver.join(PATIENCE_S)
-    print(f"{killed} tasks killed")
-    assert driver.exitcode == 0 and contents(out) == whole and killed > 2
-
-
 def test_a_claim_is_kept_by_the_living_and_taken_from_the_dead_and_the_silent(tmp_path, monkeypatch):
     monkeypatch.setattr(claiming, "SILENT_S", 0.5)
     path = tmp_path / ".datool-000003.claim"

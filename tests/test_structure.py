@@ -186,7 +186,7 @@ OPTIONS = {
     ),
     **dict.fromkeys(
         ("train-teacher", "train-student", "train-metric"),
-        "--out/-o --recipe --data --labelled --validation --root --model --init --init-head --steps --batch-size "
+        "--out/-o --recipe --data --labelled --validation --root --sky --model --init --init-head --steps --batch-size "
         "--size --precision --set --resume --dry-run --device --workers --json --quiet/-q",
     ),
     "eval": (

@@ -15,7 +15,7 @@ from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, w
 from datool.errors import DatoolError
 from datool.jobs.train import plan, train
 from datool.models.weights import load
-from datool.training.feed import Places
+from datool.training.feed import Places, groups_of, own_set
 from datool.training.recipes import RECIPES, read_recipe
 
 NANO = replace(RECIPES["nano"], num_scenes=8, num_validation=4, batch_size=4, steps=4, validate_every=2, log_every=1)
@@ -206,9 +206,22 @@ def test_colour_keeps_the_range_and_strength_0_keeps_the_picture():
 
 def test_the_manifest_of_labels_kept_as_shards_means_their_folder(tmp_path):
     from datool.data.shards import INDEX
-    from datool.training.feed import own_set
 
     (tmp_path / INDEX).write_text("{}")
     assert own_set(tmp_path / "manifest.jsonl") == own_set(tmp_path)
     with pytest.raises(DatoolError, match="no data at"):
         own_set(tmp_path / "other.jsonl")
+
+
+def test_sky_masks_find_their_set_by_name_or_path(tmp_path):
+    (tmp_path / "own.jsonl").write_text("{}")
+    own, masks = tmp_path / "own.jsonl", tmp_path / "masks"
+    recipe = RECIPES["teacher-v1"]
+    by_path = Places(data=(own,), sky={str(own): masks})
+    by_name = Places(sky={"hrwsi": masks})
+    for places in (by_path, Places.from_json(by_path.to_json())):
+        assert [spec.sky for spec in groups_of(recipe, places)[0].sets] == [masks]
+    skies = {spec.source: spec.sky for spec in groups_of(recipe, by_name)[0].sets}
+    assert skies.pop("hrwsi") == masks and set(skies.values()) == {None}
+    with pytest.raises(DatoolError, match="sky masks of diode, which is not trained on"):
+        groups_of(recipe, Places(sky={"diode": masks}))

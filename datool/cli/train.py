@@ -43,6 +43,16 @@ Labelled = Annotated[
         show_default=False,
     ),
 ]
+Skies = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--sky",
+        metavar="SET=DIR",
+        help="Sky masks of a labelled set, by its name or path: what they mark and no label knows is infinitely far "
+        "(V1's sky). `datool data sky` writes them. Repeatable.",
+        show_default=False,
+    ),
+]
 Row = Annotated[
     str | None,
     typer.Option("--model", metavar="NAME", help="What to train: v2-small, v2-base, ... [recipe]", show_default=False),
@@ -106,6 +116,7 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         labelled: Labelled = None,
         validation: Validation = None,
         roots: Roots = None,
+        sky: Skies = None,
         model: Row = None,
         init: Init = None,
         init_head: InitHead = False,
@@ -140,7 +151,8 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         from datool.training.recipes import override, read_recipe
 
         roots_given = {name: Path(root) for name, root in pairs(roots, "--root", "NAME=DIR").items()}
-        places = Places(tuple(data or ()), tuple(labelled or ()), validation, roots_given)
+        skies = {name: Path(folder) for name, folder in pairs(sky, "--sky", "SET=DIR").items()}
+        places = Places(tuple(data or ()), tuple(labelled or ()), validation, roots_given, skies)
         options = TrainOptions(out, places, resume, tuple(settings or ()), device, workers)
         chosen = read_recipe(str(out / "recipe.json") if resume else recipe)
         if not resume:

@@ -185,6 +185,7 @@ def _places(options: TrainOptions) -> Places:
         given.labelled or stored.labelled,
         given.validation or stored.validation,
         {**stored.roots, **given.roots},
+        {**stored.sky, **given.sky},
     )
 
 

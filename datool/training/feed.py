@@ -12,6 +12,7 @@ from typing import Any
 from datool.data.manifest import MANIFEST
 from datool.data.sets import open_set
 from datool.data.shards import INDEX
+from datool.data.sources.table import SOURCES
 from datool.data.streams import GroupSpec, RenderedBatches, SampleBatches, SetSpec
 from datool.errors import DatoolError
 from datool.models.rows import MODELS
@@ -32,12 +33,14 @@ class Places:
         labelled: own labelled ones, for a recipe that takes pseudo labels beside them.
         validation: a manifest or a packed folder with truth, to score on.
         roots: folder of a data set by its name.
+        sky: folder of sky masks of a labelled set, by its name or by its path as given: V1's sky.
     """
 
     data: tuple[Path, ...] = ()
     labelled: tuple[Path, ...] = ()
     validation: Path | None = None
     roots: Mapping[str, Path] = field(default_factory=dict)
+    sky: Mapping[str, Path] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return text that `from_json` takes back; paths are absolute in it."""
@@ -47,6 +50,7 @@ class Places:
                 "labelled": [str(path.absolute()) for path in self.labelled],
                 "validation": None if self.validation is None else str(self.validation.absolute()),
                 "roots": {name: str(path.absolute()) for name, path in self.roots.items()},
+                "sky": {_full(name): str(path.absolute()) for name, path in self.sky.items()},
             },
             indent=2,
         )
@@ -60,6 +64,7 @@ class Places:
             tuple(map(Path, stored["labelled"])),
             None if stored["validation"] is None else Path(stored["validation"]),
             {name: Path(path) for name, path in stored["roots"].items()},
+            {name: Path(path) for name, path in stored["sky"].items()},
         )
 
 
@@ -89,6 +94,7 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
                 "Give them: --labelled FILE." if recipe.pseudo_batch else "Give them: --data FILE.",
             )
         sets = tuple(replace(spec, weight=weight) for spec, weight in zip(labelled, weights, strict=True))
+        sets = _with_skies(sets, places.sky)
         groups.append(GroupSpec(sets, recipe.labelled_batch, flip=recipe.flip, skip_broken=recipe.skip_broken))
     if recipe.pseudo_batch:
         if not files:
@@ -109,6 +115,24 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
             )
         )
     return tuple(groups)
+
+
+def _with_skies(sets: tuple[SetSpec, ...], skies: Mapping[str, Path]) -> tuple[SetSpec, ...]:
+    """Return the sets, each with its sky masks.
+
+    Raises:
+        DatoolError: masks of a set that is not among them.
+    """
+    given = {_full(name): folder for name, folder in skies.items()}
+    names = [_full(str(spec.root)) if spec.source in ("manifest", "shards") else spec.source for spec in sets]
+    if unknown := given.keys() - set(names):
+        raise DatoolError(f"sky masks of {min(unknown)}, which is not trained on.", f"Of these: {', '.join(names)}.")
+    return tuple(replace(spec, sky=given.get(name)) for spec, name in zip(sets, names, strict=True))
+
+
+def _full(name: str) -> str:
+    """Return what names a set from any working folder: a data set's name, or a path made absolute."""
+    return name if name in SOURCES else str(Path(name).absolute())
 
 
 def own_set(path: Path) -> SetSpec:
