@@ -62,7 +62,11 @@ def main() -> None:
 
 
 def train(out, settings, seed, options, labels, held_out) -> None:
-    """Train one row with one seed."""
+    """Train one row with one seed, or go on with it."""
+    command = "train-teacher" if settings is None else "train-student"
+    if (out / "recipe.json").exists():
+        call(command, "--out", out, "--resume", "--workers", 0)
+        return
     common = [
         "--out",
         out,
@@ -74,11 +78,11 @@ def train(out, settings, seed, options, labels, held_out) -> None:
         f"validate_every={options.steps}",
     ]
     if settings is None:
-        call("train-teacher", "--recipe", "nano-teacher", *common, "--set", "gradient_weight=0", "--workers", 0)
+        call(command, "--recipe", "nano-teacher", *common, "--set", "gradient_weight=0", "--workers", 0)
         return
     sets = [part for setting in settings for part in ("--set", setting)]
     call(
-        "train-student",
+        command,
         "--recipe",
         "nano-student-v2",
         "--data",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datool.data.sources.base import Source
-from datool.data.sources.table import SOURCES, VARIABLE, find_root
+from datool.data.sources.table import SOURCES, VARIABLE, find_root, find_source
 from datool.errors import DatoolError
 
 
@@ -72,3 +72,16 @@ def test_the_table_needs_no_slow_or_optional_library() -> None:
         [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )
     assert found.stdout.split() == []
+
+
+def test_a_folder_called_shards_is_meant_before_the_kind_of_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("shards", "images", "hypersim", "data/hypersim"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "shards/000.tar").write_bytes(b"")
+    assert find_source("shards", {}) == ("tars", Path("shards"))
+    assert find_source("images", {}) == ("images", Path("images"))
+    assert find_source("hypersim", {}) == ("hypersim", Path("data/hypersim")), "a data set keeps its own place"
+    assert find_source("shards", {"shards": tmp_path / "images"}) == ("shards", tmp_path / "images")

@@ -70,7 +70,8 @@ def find_root(name: str, given: Mapping[str, Path]) -> Path:
 def find_source(given: str, roots: Mapping[str, Path]) -> tuple[str, Path]:
     """Return the data set that a name or a path means, and where its files are.
 
-    A folder is taken for what it holds: packed shards, a manifest, tars, or images.
+    A folder is taken for what it holds: packed shards, a manifest, tars, or images. One here called ``shards`` or
+    ``images`` is meant before the kind of data set of that name.
 
     Args:
         given: a name of `SOURCES`, a ``.jsonl`` file, a pattern of shards with braces, or a folder.
@@ -78,9 +79,9 @@ def find_source(given: str, roots: Mapping[str, Path]) -> tuple[str, Path]:
     Raises:
         DatoolError: neither a name nor anything that is there.
     """
-    if given in SOURCES:
-        return given, find_root(given, roots)
     path = Path(given)
+    if given in SOURCES and not (given in KINDS and given not in roots and path.is_dir()):
+        return given, find_root(given, roots)
     if path.suffix == ".jsonl" and path.is_file():
         return "manifest", path
     if "{" in given:
@@ -96,6 +97,9 @@ def find_source(given: str, roots: Mapping[str, Path]) -> tuple[str, Path]:
         return "manifest", path
     return "tars" if any(path.glob("*.tar")) else "images", path
 
+
+# Sources that are no data set but a way to store one, and words that folders are called by.
+KINDS = ("images", "tars", "lmdb", "shards", "videos", "manifest", "packed")
 
 SOURCES: dict[str, Source] = {
     # Labelled, for training
