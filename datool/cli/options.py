@@ -14,8 +14,8 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="NAME|FILE|FOLDER",
-        help="A name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, NAME=FILE, or auto: what "
-        "OUT already holds, else Depth Anything V2 Small if cached or to be fetched, else the bundled tiny.",
+        help="A name (v2-small, tiny, ...), a weight file, the folder of a training run or of transformers, NAME=FILE, "
+        "or auto: what OUT holds, else Depth Anything V2 Small if cached or to be fetched, else the bundled tiny.",
     ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto (cuda, else mps, else cpu), cuda, cuda:1, mps or cpu.")]

@@ -62,7 +62,8 @@ def measure_speed(estimator: Streams, images: Sequence[np.ndarray]) -> Speed:
 
 
 def _cpu() -> str:
-    return f"CPU, {torch.get_num_threads()} threads"
+    count = torch.get_num_threads()
+    return f"CPU, {count} thread{'s' if count > 1 else ''}"
 
 
 def _forget_peak(on_gpu: bool) -> None:
