@@ -1,0 +1,63 @@
+"""From a photo to the network's input on the network's own device, so that the CPU only reads."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Of the cubic kernel, as in OpenCV.
+SHARPNESS = -0.75
+
+
+def resize_normalised(
+    image_hwc: Tensor, size: tuple[int, int], mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Tensor:
+    """Return what `datool.estimators.preprocess.to_input` does, up to 2e-6 of the range, on the image's device.
+
+    Four weighted columns, then four rows, make a pixel. PyTorch's own bicubic resize rounds in other places: noise of
+    4,000 pixels a row then is 2e-4 of the range off.
+
+    Args:
+        image_hwc: (H, W, 3) uint8 RGB.
+        size: (height, width) of the result.
+        mean, std: of the encoder, for values in [0, 1].
+    Returns:
+        (height, width, 3) float32.
+    """
+    narrow = _resized(image_hwc.float(), 1, size[1])
+    pixels = _resized(narrow, 0, size[0])
+    spread = torch.tensor(std, device=pixels.device)
+    return (pixels / 255 - torch.tensor(mean, device=pixels.device)) / spread
+
+
+def _resized(image_hwc: Tensor, axis: int, length: int) -> Tensor:
+    places, weights = _taps(image_hwc.shape[axis], length, image_hwc.device)
+    shape = [1, 1, 1]
+    shape[axis] = length
+    return sum(
+        (image_hwc.index_select(axis, places[tap]) * weights[tap].view(shape) for tap in range(4)),
+        start=torch.zeros((), device=image_hwc.device),
+    )
+
+
+@lru_cache(maxsize=256)
+def _taps(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return which four of ``before`` pixels each of ``after`` is made of, and their weights: (4, after) each."""
+    # OpenCV rounds where each pixel falls to float32, which is 2e-4 of the range at 4,000 pixels: so does this.
+    centre = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
+    first = np.floor(centre)
+    x = (centre - first).astype(np.float64)
+    one, two = 1 + x, 1 - x
+    weights = np.stack(
+        [
+            ((SHARPNESS * one - 5 * SHARPNESS) * one + 8 * SHARPNESS) * one - 4 * SHARPNESS,
+            ((SHARPNESS + 2) * x - (SHARPNESS + 3)) * x * x + 1,
+            ((SHARPNESS + 2) * two - (SHARPNESS + 3)) * two * two + 1,
+        ]
+    )
+    weights = np.concatenate([weights, 1 - weights.sum(0, keepdims=True)])
+    places = np.clip(first + np.arange(-1, 3)[:, None], 0, before - 1)
+    return torch.from_numpy(places.astype(np.int64)).to(device), torch.from_numpy(weights.astype(np.float32)).to(device)
