@@ -1,10 +1,11 @@
 """How large a student's output grows, and why: `python benchmarks/magnitude.py --out magnitude.png`.
 
 People who rebuilt Depth Anything V2's student saw its output grow without bound (Distill-Any-Depth issue 36). The
-losses are blind to the output's scale, so the sum of output x slope is 0: nothing pulls the scale back. Every step is
-then about at a right angle to the weights of each layer of the head, and so makes them longer; the output is the
-product of all these layers. Runs of `nano-student-v2` on the same rendered scenes, which differ in one thing each,
-among them one whose layers are kept at the length that they began with: if that is the cause, its output does not grow.
+losses are blind to the output's scale, so their slope is at a right angle to the output, and a step at a right angle
+only ever makes it longer: nothing pulls it back. Runs of `nano-student-v2` on the same rendered scenes, which differ in
+one thing each, tell whether that is the cause. It is not that the head's weights grow: kept at the length that they
+began with, the output grows just the same. Where the slope is not at a right angle (the fit taken as a constant, as
+some write it) the output shrinks instead, and one term that holds the scale holds it: `student-v2-stable`.
 """
 
 from __future__ import annotations

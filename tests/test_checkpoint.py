@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from dataclasses import replace
 
 import cv2
@@ -109,3 +110,33 @@ def test_what_a_run_is_stays_and_how_it_runs_may_change(tmp_path):
     one, two = (lines(tmp_path / name)[-1] for name in ("whole", "parts"))
     assert one["loss"] == pytest.approx(two["loss"], rel=1e-6)
     assert json.loads((tmp_path / "parts" / "recipe.json").read_text())["accumulation"] == 2
+
+
+def test_other_data_or_another_recipe_are_refused(tmp_path, places):
+    root = tmp_path / "own"
+    shutil.copytree(places.data[0], root)
+    recipe = replace(STUDENT, objective="labelled", pseudo_batch=0, cutmix=0.0, perturb=None, steps=2)
+    given = options(tmp_path / "run", places=Places((root,)))
+    train(recipe, given)
+    stored = tmp_path / "run" / "recipe.json"
+    whole = stored.read_text()
+    stored.write_text(whole.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(DatoolError, match="in the recipe of the checkpoint seed was 0, now 1"):
+        train(recipe, replace(given, resume=True))
+    stored.write_text(whole)
+    train(recipe, replace(given, resume=True))
+    manifest = root / "manifest.jsonl"
+    manifest.write_text(manifest.read_text() * 2)
+    with pytest.raises(DatoolError, match=r"\(5,\) samples then, \(10,\) now"):
+        train(recipe, replace(given, resume=True))
+
+
+def test_samples_that_others_are_taken_for_are_told(tmp_path, places):
+    root = tmp_path / "own"
+    shutil.copytree(places.data[0], root)
+    (root / "3.png").write_bytes(b"")
+    recipe = replace(STUDENT, objective="labelled", pseudo_batch=0, cutmix=0.0, perturb=None, steps=4)
+    recipe = replace(recipe, skip_broken=True)
+    train(recipe, options(tmp_path / "run", places=Places((root,))))
+    told = [line for line in lines(tmp_path / "run") if line.get("event") == "skipped"]
+    assert told and all("the file is empty" in reason for line in told for reason in line["reasons"])

@@ -226,3 +226,17 @@ def test_shards_are_read_in_the_order_by_workers(tmp_path):
 
 FOR_EVER = [4, 1, 0, 3, 6, 2, 5, 7, 8, 11, 9, 10, 5, 4, 1, 2, 7, 3, 6, 0, 8, 10, 9, 11]
 MIXED_FOR_EVER = [1, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1]
+
+
+def test_sets_without_weights_are_mixed_by_size_all_through_an_epoch_that_has_each_sample_once(monkeypatch):
+    monkeypatch.setattr("datool.data.order.RUN", 512)
+    sizes = [[6_003], [40] * 100, [7]]
+    order = SampleOrder(sizes, seed=5)
+    length = sum(map(sum, sizes))
+    for epoch in (0, 1):
+        places = [order.sample_at(position) for position in range(epoch * length, (epoch + 1) * length)]
+        assert len({named(place) for place in places}) == length
+        assert {place.epoch for place in places} == {epoch}
+        owners = np.array([place.set for place in places])
+        for tenth in np.array_split(owners, 10):
+            assert abs(np.mean(tenth == 0) - 6_003 / length) < 0.1

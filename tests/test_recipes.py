@@ -96,6 +96,20 @@ def test_a_students_size_is_a_choice_of_model_alone(size):
     assert recipe.align_encoder == ""  # the frozen encoder has the student's own size, so there is no projector
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "said"),
+    [
+        ("nano-teacher", "log_every=0", "log_every is 0"),
+        ("nano-teacher", "seed=20261121", "seed is 20261121"),
+        ("nano-teacher", "drop_share=0.1", "changes pseudo-labelled samples alone"),
+        ("teacher-v2", "align_weight=1", "changes pseudo-labelled samples alone"),
+    ],
+)
+def test_what_cannot_be_or_has_no_effect_is_refused(name, setting, said):
+    with pytest.raises(DatoolError, match=said):
+        override(RECIPES[name], [setting]).check()
+
+
 def test_contradicting_fields_are_refused():
     with pytest.raises(DatoolError, match="pseudo_batch is 9 of a batch_size of 8"):
         Recipe("nano", batch_size=8, pseudo_batch=9).check()

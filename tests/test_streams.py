@@ -332,7 +332,9 @@ def test_maps_that_a_model_wrote_are_pseudo_labels(tmp_path):
         **(meta or {}),
     }
     (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({**row, "status": "failed"}))
-    (batch,) = take(SampleBatches([GroupSpec((SetSpec("manifest", tmp_path),), 1, flip=0.0)], 0, (30, 40)), 1)
+    assert open_set(SetSpec("manifest", tmp_path)).read(0, 0).pseudo
+    group = GroupSpec((SetSpec("manifest", tmp_path),), 1, flip=0.0, pseudo=True)
+    (batch,) = take(SampleBatches([group], 0, (30, 40)), 1)
     assert batch.pseudo.all() and batch.valid.all()
     expected = (values - values.min()) / (values.max() - values.min())
     np.testing.assert_allclose(batch.target[0].numpy(), expected, atol=2e-5)

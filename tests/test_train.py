@@ -103,10 +103,22 @@ def test_a_student_aligned_with_a_frozen_encoder(tmp_path, own):
     train(NANO, options(tmp_path / "teacher"))
     recipe = replace(
         RECIPES["nano-student-v2"], steps=2, size_px=(28, 42), batch_size=4, pseudo_batch=4, num_validation=0,
-        align_weight=1.0, align_init=str(tmp_path / "teacher" / "best.safetensors"),
+        align_weight=1.0, align_margin=1.0, align_init=str(tmp_path / "teacher" / "best.safetensors"),
     )  # fmt: skip
     train(recipe, options(tmp_path / "run", places=Places((own,))))
-    assert 0 <= lines(tmp_path / "run")[-1]["alignment"] <= 2
+    assert 0 < lines(tmp_path / "run")[-1]["alignment"] <= 2
+
+
+def test_a_validation_set_that_cannot_be_scored_is_refused(tmp_path, own):
+    blind, scaled = tmp_path / "blind.jsonl", tmp_path / "scaled.jsonl"
+    row = json.loads((own / "manifest.jsonl").read_text().splitlines()[0])
+    row = {**row, "image": str(own / row["image"]), "depth": str(own / row["depth"])}
+    blind.write_text(json.dumps({"image": row["image"]}))
+    scaled.write_text(json.dumps({**row, "quantity": "depth", "ambiguity": "scale"}))
+    metric = replace(RECIPES["nano-metric"], steps=1, batch_size=2, num_validation=0, num_scenes=4)
+    for path, said in ((blind, "has no truth"), (scaled, "known up to scale; the model predicts metres")):
+        with pytest.raises(DatoolError, match=said):
+            train(metric, options(tmp_path / path.stem, places=Places(validation=path)))
 
 
 def test_a_plan_counts_and_costs_without_training(tmp_path, own):

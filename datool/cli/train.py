@@ -221,7 +221,8 @@ def _teller(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
             say("note", line["message"], "yellow")
         elif "event" in line:
             ids = ", ".join(line["ids"][:_LISTED_IDS])
-            say("note", f"step {line['step']}: {line['event']}, loss {line['loss']:.4g}; samples {ids}", "yellow")
+            loss = f", loss {line['loss']:.4g}" if "loss" in line else ""
+            say("note", f"step {line['step']}: {line['event']}{loss}; samples {ids}", "yellow")
         else:
             bar.step(line, steps)
 

@@ -76,9 +76,12 @@ class Claims:
             path.unlink()
 
     def silent(self, numbers: Iterable[int]) -> list[int]:
-        """Wait until each of these claims of others is touched, or has not been for long; return the latter."""
+        """Wait until each of these claims of others is touched, or has not been for long; return the latter.
+
+        Also those of processes that run here: after a restart another may have the number of a dead one.
+        """
         paths = {number: self._path(number) for number in numbers}
-        first = {number: _touched(path) for number, path in paths.items() if not _is_alive_here(path)}
+        first = {number: _touched(path) for number, path in paths.items() if path not in self._held}
         deadline = time.monotonic() + SILENT_S
         while first and time.monotonic() < deadline:
             time.sleep(min(1.0, SILENT_S / 10))
@@ -127,11 +130,6 @@ def _me() -> str:
 def _is_dead(path: Path) -> bool:
     owner = _owner(path)
     return owner is not None and owner[0] == HOST and not _runs(owner[1])
-
-
-def _is_alive_here(path: Path) -> bool:
-    owner = _owner(path)
-    return owner is not None and owner[0] == HOST and _runs(owner[1])
 
 
 def _owner(path: Path) -> tuple[str, int] | None:

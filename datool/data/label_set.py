@@ -12,6 +12,7 @@ holds the rows, and what comes last is ``manifest.jsonl``.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -148,7 +149,8 @@ class LabelSet:
             self.put(self._marker(number), to_json(marker), f"{number:06d}-done")
         except DatoolError as error:
             cause = error.__cause__
-            if isinstance(cause, FileNotFoundError) and UNFINISHED in str(cause.filename) and self.folder.exists():
+            taken = isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.ESTALE)
+            if taken and UNFINISHED in str(getattr(cause, "filename", "")) and self.folder.exists():
                 return False
             raise
         return True

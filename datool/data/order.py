@@ -5,7 +5,7 @@ position, whoever reads: all ranks of all world sizes, and any number of workers
 
 One set is gone through epoch by epoch, each a permutation: shards in a new order, and the samples of each few shards in
 a row shuffled together, so that reading stays within a few files. Several sets are mixed by weight, each with epochs of
-its own; without weights they are one set.
+its own. Without weights they are one set: an epoch has each sample once, and any part of it each set by its size.
 
 Randomness is counter-based, so that any part of it is computed without what comes before. Source: Salmon et al. 2011
 (Philox), whose bits NumPy promises never to change (NEP 19).
@@ -27,7 +27,7 @@ from datool.errors import DatoolError
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
-# A mixture repeats its shares in runs of this length, shuffled anew each time.
+# A mixture keeps its shares in runs of this length, shuffled anew each time.
 RUN = 1 << 16
 
 
@@ -71,15 +71,16 @@ class SampleOrder:
         if shards_per_block < 1:
             raise DatoolError(f"{shards_per_block} shards per block, expected at least 1.")
         self.seed = seed
-        owners = [[(number, shard) for shard in range(len(counts))] for number, counts in enumerate(sets)]
-        if weights is None:
-            streams = [([count for counts in sets for count in counts], [pair for pairs in owners for pair in pairs])]
-        else:
-            streams = list(zip(([*counts] for counts in sets), owners, strict=True))
+        streams = [([*counts], [(number, shard) for shard in range(len(counts))]) for number, counts in enumerate(sets)]
+        if weights is None and sum(map(len, sets)) <= shards_per_block:  # all are shuffled together anyway
+            streams = [
+                ([count for counts, _ in streams for count in counts], [pair for _, pairs in streams for pair in pairs])
+            ]
         self._streams = [
             _Stream(seed, number, counts, pairs, shards_per_block) for number, (counts, pairs) in enumerate(streams)
         ]
-        self._shares = _shares(weights or [1.0], len(streams))
+        self._shares = None if weights is None else _shares(weights, len(streams))
+        self._length = sum(stream.length for stream in self._streams)
 
     def sample_at(self, position: int) -> Place:
         """Return what stands at ``position``, from 0 and without end."""
@@ -88,6 +89,8 @@ class SampleOrder:
 
     def partner_at(self, position: int, draw: float) -> Place:
         """Return another sample of those that are shuffled together with the one at ``position``, each as likely.
+
+        Of sets that have many shards it is one of the same set.
 
         So reading stays within the few shards that are being read. It has the epoch of the sample, and is the sample
         itself only where there is no other.
@@ -103,13 +106,31 @@ class SampleOrder:
         """Return whose turn it is at ``position``, and where it stands then."""
         if len(self._streams) == 1:
             return self._streams[0], position
-        run, slot = divmod(position, RUN)
-        owners, earlier = _run(self.seed, run, self._shares)
+        if self._shares is not None:
+            run, slot = divmod(position, RUN)
+            owners, earlier = _run(self.seed, run, self._shares)
+            stream = int(owners[slot])
+            return self._streams[stream], run * self._shares[stream] + int(earlier[slot])
+        epoch, place = divmod(position, self._length)
+        run = place // RUN
+        if place >= sum(self._before(run + 1)):  # a run is a few places shorter where shares were rounded down
+            run += 1
+        begin, end = self._before(run), self._before(run + 1)
+        shares = tuple(last - first for first, last in zip(begin, end, strict=True))
+        owners, earlier = _run(self.seed, epoch * (self._length // RUN + 1) + run, shares)
+        slot = place - sum(begin)
         stream = int(owners[slot])
-        return self._streams[stream], run * self._shares[stream] + int(earlier[slot])
+        return self._streams[stream], epoch * self._streams[stream].length + begin[stream] + int(earlier[slot])
+
+    def _before(self, run: int) -> list[int]:
+        """Return how many samples of each set stand before a run of an epoch: by its size, and in the end all."""
+        place = min(run * RUN, self._length)
+        return [stream.length * place // self._length for stream in self._streams]
 
     def epoch(self, number: int, set: int = 0) -> list[Place]:
         """Return epoch ``number`` of a set, or of all sets where they have no weights: each sample once."""
+        if self._shares is None:
+            return [self.sample_at(number * self._length + place) for place in range(self._length)]
         stream = self._streams[set]
         return [stream.at(number * stream.length + place) for place in range(stream.length)]
 
@@ -170,8 +191,8 @@ def _run(seed: int, run: int, shares: tuple[int, ...]) -> tuple[np.ndarray, np.n
     """Return for each position of a run its set, and how many positions of that set precede it in the run."""
     counted = np.concatenate([np.arange(share) for share in shares])
     # In the order of the draws every set's positions come in turn, so that its own sequence is kept.
-    owners = np.repeat(np.arange(len(shares)), shares)[_shuffled((seed, -1, run, 0), RUN)]
-    earlier = np.empty(RUN, np.int64)
+    owners = np.repeat(np.arange(len(shares)), shares)[_shuffled((seed, -1, run, 0), sum(shares))]
+    earlier = np.empty(len(owners), np.int64)
     earlier[np.argsort(owners, kind="stable")] = counted
     return owners, earlier
 

@@ -333,8 +333,8 @@ class _Reader:
             partner, its_target, _ = self._cut(pick.group, pick.partner, other)
             inside = slice(*box[:2]), slice(*box[2:])
             target[inside] = its_target[inside]
-        pseudo = sample.pseudo or group.pseudo
-        return _Item(image, target, box, partner, own_draws, partner_draws, pseudo, sample.id)
+        # The group decides, so that every batch of every rank has the same losses.
+        return _Item(image, target, box, partner, own_draws, partner_draws, group.pseudo, sample.id)
 
     def _cut(self, number: int, place: Place, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray, Sample]:
         """Return image (H, W, 3) uint8 and target (H, W) float32, NaN = unknown, of a crop; and what it is of."""

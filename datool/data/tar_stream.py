@@ -118,5 +118,5 @@ def _opened(address: Address) -> Iterator[IO[bytes]]:
         try:
             with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:
                 yield response
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        except (OSError, http.client.HTTPException) as error:
             raise DatoolError(f"cannot fetch {address}: {error}.", "Run the same command again.") from error

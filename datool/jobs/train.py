@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from datool.data.sets import OpenSet, open_set
-from datool.depth import DepthMap
+from datool.depth import Ambiguity, DepthMap
 from datool.errors import DatoolError
 from datool.estimators.predictor import Predictor, choose_device
 from datool.files import held, write_bytes
@@ -21,7 +22,7 @@ from datool.training.budget import Budget, make_budget
 from datool.training.distributed import Ranks, joined
 from datool.training.feed import Places, count_samples, count_steps, groups_of, make_feed, own_set
 from datool.training.logs import Line
-from datool.training.loop import Validate, checkpointed, run
+from datool.training.loop import FIXED, Validate, checkpointed, run
 from datool.training.objectives import make_objective
 from datool.training.recipes import Recipe, override, read_recipe, write_recipe
 from datool.training.start import frozen_encoder, start_model
@@ -31,12 +32,6 @@ from datool.training.validation import RenderedHoldout, Scores, mean_scores
 RECIPE, PLACES = "recipe.json", "data.json"
 # Images of a validation set that are scored.
 MAX_VALIDATION = 500
-# What a run that goes on must not change: its data, and what its checkpoints hold.
-FIXED = (
-    *("model", "seed", "labelled", "labelled_weights", "pseudo_batch", "batch_size", "size_px", "target"),
-    *("num_scenes", "scene_px", "sizes", "align_weight", "align_encoder", "optimizer", "ema", "shard"),
-)
-
 Tell = Callable[[Line], None]
 
 
@@ -126,6 +121,8 @@ def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None
         tell = progress if progress and ranks.first else _silent
         places = _places(options)
         feed = ranks.together(lambda: make_feed(recipe, places, ranks, options.num_workers))
+        if options.resume:
+            _check_samples(options.out, feed.num_samples)
         steps = count_steps(recipe, feed.num_samples[-1])
         objective = _objective(recipe, ranks, tell)
         # A checkpoint has all weights: those to begin from may be gone by then.
@@ -136,7 +133,7 @@ def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None
         if ranks.first:
             stack.enter_context(held(options.out))
             write_bytes(options.out / RECIPE, write_recipe(recipe).encode())
-            write_bytes(options.out / PLACES, places.to_json().encode())
+            write_bytes(options.out / PLACES, places.to_json(feed.num_samples).encode())
         tell({"steps": steps})
         outcome = run(trainer, options.out, options.resume, validate, tell)
     return TrainSummary(outcome.weights, outcome.steps, outcome.scores, time.monotonic() - started, ranks.rank)
@@ -189,6 +186,20 @@ def _places(options: TrainOptions) -> Places:
     )
 
 
+def _check_samples(out: Path, num_samples: tuple[int, ...]) -> None:
+    """Refuse to go on with other data: their order and the number of steps would be others.
+
+    Raises:
+        DatoolError: there are more or fewer samples than when the run began.
+    """
+    before = tuple(json.loads((out / PLACES).read_text(encoding="utf-8"))["num_samples"])
+    if before != num_samples:
+        raise DatoolError(
+            f"the data are not those that the run in {out} was begun with: {before} samples then, {num_samples} now.",
+            "Give the same data, or begin a new run: another --out, --init with this one's weights.",
+        )
+
+
 def _objective(recipe: Recipe, ranks: Ranks, tell: Tell) -> Objective:
     """Return what is minimised, its frozen encoder in place."""
     frozen = ranks.together(lambda: frozen_encoder(recipe, _said(tell)))
@@ -206,11 +217,26 @@ def _validation(recipe: Recipe, places: Places, trainer: Trainer) -> Validate | 
         return None
     if places.validation is not None:
         found = open_set(own_set(places.validation))
+        _check_truth(found, trainer)
         return lambda model: mean_scores(_pairs(model, found, recipe, trainer.ranks.device), model.row)
     if recipe.num_validation:
         scenes = RenderedHoldout(recipe, trainer.ranks.device)
         return lambda model: scenes(model.row, lambda image: trainer.predict(image, model))
     return None
+
+
+def _check_truth(found: OpenSet, trainer: Trainer) -> None:
+    """Raise where no prediction could be scored; the first sample stands for all."""
+    shard = next(number for number, count in enumerate(found.counts) if count)
+    sample = found.read(shard, 0)
+    if sample.depth is None:
+        raise DatoolError(f"sample {sample.id} of the validation set has no truth.", "Give another --validation.")
+    if trainer.model.row.max_depth_m is not None and sample.depth.ambiguity is not Ambiguity.NONE:
+        known = sample.depth.ambiguity.value.replace("-", " ")
+        raise DatoolError(
+            f"sample {sample.id} of the validation set is known up to {known}; the model predicts metres.",
+            "Give another --validation.",
+        )
 
 
 def _pairs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,15 @@ class Places:
     roots: Mapping[str, Path] = field(default_factory=dict)
     sky: Mapping[str, Path] = field(default_factory=dict)
 
-    def to_json(self) -> str:
-        """Return text that `from_json` takes back; paths are absolute in it."""
+    def to_json(self, num_samples: Sequence[int] = ()) -> str:
+        """Return text that `from_json` takes back; paths are absolute in it.
+
+        Args:
+            num_samples: of each group, for the record.
+        """
         return json.dumps(
             {
+                "num_samples": list(num_samples),
                 "data": [str(path.absolute()) for path in self.data],
                 "labelled": [str(path.absolute()) for path in self.labelled],
                 "validation": None if self.validation is None else str(self.validation.absolute()),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,13 +16,20 @@ import numpy as np
 from datool.colour import to_picture
 from datool.data.sample import Batch
 from datool.depth import DepthMap
+from datool.errors import DatoolError
 from datool.models.depth_anything import DepthAnything
 from datool.models.weights import save
 from datool.training.checkpoint import Checkpoints, written
 from datool.training.logs import Diary, Line
+from datool.training.recipe import Recipe
 from datool.training.trainer import Taken, Trainer, opened
 from datool.training.validation import Scores, better
 
+# What a run that goes on must not change: its data, and what its checkpoints hold.
+FIXED = (
+    *("model", "seed", "labelled", "labelled_weights", "pseudo_batch", "batch_size", "size_px", "target"),
+    *("num_scenes", "scene_px", "sizes", "align_weight", "align_encoder", "optimizer", "ema", "shard"),
+)
 # A loss this many times the median of the last RECENT ones is a spike, once there are MIN_RECENT of them.
 SPIKE, RECENT, MIN_RECENT = 5.0, 100, 20
 BEST, LAST, CHECKPOINTS = "best.safetensors", "last.safetensors", "checkpoints"
@@ -71,14 +79,18 @@ def run(
     checkpoints = Checkpoints(out / CHECKPOINTS, recipe.keep, ranks)
     at = _Position()
     if resume:
-        at.take_up(ranks.together(lambda: checkpoints.restore(trainer.models, trainer.optimizer)))
+        stored = ranks.together(lambda: checkpoints.restore(trainer.models, trainer.optimizer))
+        if stored:
+            _check_same(stored["recipe"], _stored(recipe))
+            at.take_up(stored)
     diary = Diary(out if ranks.first else None, at.step, progress)
     with diary, opened(trainer.data, at.step) as batches:
         while at.step < trainer.steps:
             _steps(trainer, at, batches, diary)
             if at.step % recipe.validate_every == 0 or at.step == trainer.steps:
                 _keep(trainer, at, out, diary, validate)
-                checkpoints.save(at.step, trainer.models, trainer.optimizer, at.to_json(), recipe.shard)
+                meta = {**at.to_json(), "recipe": _stored(recipe)}
+                checkpoints.save(at.step, trainer.models, trainer.optimizer, meta, recipe.shard)
     return Outcome(out / (BEST if at.best else LAST), at.step, at.best)
 
 
@@ -100,9 +112,22 @@ class _Position:
         return {"step": self.step, "best": self.best, "recent": list(self.recent)}
 
     def take_up(self, stored: dict[str, Any]) -> None:
-        if stored:
-            self.step, self.best = stored["step"], stored["best"]
-            self.recent.extend(stored["recent"])
+        self.step, self.best = stored["step"], stored["best"]
+        self.recent.extend(stored["recent"])
+
+
+def _stored(recipe: Recipe) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(recipe)))
+
+
+def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise where the recipe that a checkpoint was written by differs in what a run must keep."""
+    changed = [name for name in FIXED if before.get(name) != now[name]]
+    if changed:
+        raise DatoolError(
+            f"in the recipe of the checkpoint {changed[0]} was {before.get(changed[0])!r}, now {now[changed[0]]!r}.",
+            "Put recipe.json back, or begin a new run: another --out.",
+        )
 
 
 def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], diary: Diary) -> None:
@@ -118,8 +143,20 @@ def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], diary: Dia
         for name, value in taken.losses.items():
             sums[name] = sums.get(name, 0.0) + value
     rate = count * trainer.recipe.batch_size / (time.monotonic() - started)
+    _tell_skipped(trainer, at, diary)
     means = {name: total / count for name, total in sums.items()}
     diary.write({"step": at.step, **means, "lr": taken.lr, "images_per_s": round(rate, 1)})
+
+
+def _tell_skipped(trainer: Trainer, at: _Position, diary: Diary) -> None:
+    """Write which samples others were taken for since the last time, on all ranks, and why."""
+    if not trainer.recipe.skip_broken:
+        return
+    skipped = getattr(trainer.data, "skipped", {})
+    found = {id: reason for part in trainer.ranks.gather(dict(skipped)) for id, reason in part.items()}
+    skipped.clear()
+    if found:
+        diary.write({"step": at.step, "event": "skipped", "ids": list(found), "reasons": list(found.values())})
 
 
 def _notice(trainer: Trainer, at: _Position, taken: Taken, diary: Diary) -> None:

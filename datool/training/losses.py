@@ -115,7 +115,8 @@ def gradient_matching(residual: Tensor, valid: Tensor, scales: int = 4) -> Tenso
     Returns:
         (B,), summed over levels and both directions.
 
-    Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 11.
+    Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 11; as in its author's published snippet, each level
+    is divided by its own valid pixels, where the equation has those of the image for all.
     """
     residual = torch.where(valid, _full(residual), 0)
     total = residual.new_zeros(len(residual))

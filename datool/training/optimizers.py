@@ -67,11 +67,15 @@ def _groups(model: DepthAnything, recipe: Recipe) -> list[dict[str, Any]]:
             if parameter.requires_grad and name.startswith("encoder.") is of_encoder
         ]
         for decays in (True, False):
-            chosen = [p for name, p in part if (p.ndim > 1 and "pos_embed" not in name) is decays]
+            chosen = [p for name, p in part if (recipe.decay_all or _is_matrix(name, p)) is decays]
             if chosen:
                 decay = recipe.weight_decay if decays else 0.0
                 groups.append({"params": chosen, "lr": lr, "peak": lr, "weight_decay": decay})
     return groups
+
+
+def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith(("pos_embed", "_token"))
 
 
 def _cosine(done: float, power: float) -> float:

@@ -14,6 +14,8 @@ from datool.errors import DatoolError, lookup
 
 # A set that is no data set: datool's own renderer.
 RENDERED = "rendered"
+# Seeds of steps are made of it and of the step's number, in 64 bits.
+MAX_SEED = 1 << 24
 
 _Value = TypeVar("_Value")
 
@@ -74,7 +76,8 @@ class Recipe:
         schedule: ``constant``, ``cosine`` or ``poly``, after the warm-up.
         power: of ``poly``; 1 = linear.
         warmup: steps over which learning rates rise.
-        weight_decay: on matrices and kernels only.
+        weight_decay: on matrices and kernels; norms, biases, tokens and positions are left out, which is our choice.
+        decay_all: on those too, as the metric script does.
         clip: largest gradient norm; 0 = any.
         ema: decay a step of averaged weights, which are then what is validated and kept; 0 = no average.
         precision: ``bf16`` or ``fp32``.
@@ -138,6 +141,7 @@ class Recipe:
     power: float = 1.0
     warmup: int = 500
     weight_decay: float = 0.05
+    decay_all: bool = False
     clip: float = 1.0
     ema: float = 0.999
     precision: str = "bf16"
@@ -171,6 +175,19 @@ class Recipe:
                 "rendered scenes cannot be mixed with stored samples in a batch.",
                 "Write them to disk first: datool data synth --out scenes, then --data scenes/manifest.jsonl.",
             )
+        for name in ("accumulation", "steps", "validate_every", "log_every", "keep"):
+            if getattr(self, name) < 1:
+                raise DatoolError(f"{name} is {getattr(self, name)}, expected 1 or more.")
+        if not 0 <= self.seed < MAX_SEED:
+            raise DatoolError(f"seed is {self.seed}, expected 0 to {MAX_SEED - 1}.")
+        if not self.pseudo_batch:
+            unused = [name for name in ("align_weight", "drop_share", "cutmix", "perturb") if getattr(self, name)]
+            if unused:
+                raise DatoolError(
+                    f"{unused[0]} is {getattr(self, unused[0])!r}, and changes pseudo-labelled samples alone, of which "
+                    "there are none.",
+                    "Set pseudo_batch, or leave it out.",
+                )
         if self.labelled_weights and len(self.labelled_weights) != len(self.labelled):
             raise DatoolError(f"{len(self.labelled_weights)} labelled_weights for {len(self.labelled)} labelled sets.")
 

@@ -139,6 +139,7 @@ _METRIC = replace(
     init="relative",
     head_bias=0.0,
     power=0.9,
+    decay_all=True,
     batch_size=32,
     epochs=120.0,
     precision="fp32",

@@ -236,6 +236,9 @@ class Trainer:
             f"step {step + 1} does not fit in the memory of {self.ranks.device}: {len(batch)} images of "
             f"{width}x{height} at once in {recipe.precision} ({reason})."
         )
+        if recipe.shard:  # all ranks would have to try
+            more = f"--set accumulation={2 * recipe.accumulation} (not tried, since the model is spread over ranks)"
+            return DatoolError(problem, f"Give {more}, or a smaller --size.")
         fits = self._fitting(batch)
         if not fits:
             return DatoolError(problem, "Not one fits: --set checkpointing=true, a smaller --size, or a smaller model.")
@@ -250,7 +253,7 @@ class Trainer:
         """Return how many of these images a step on this rank takes at once, by trying; 0 = not one."""
         count = len(batch) // 2
         state = sum(parameter.numel() for parameter in self.model.parameters()) * 2
-        while count and not self.recipe.shard:  # where the model is spread, all ranks would have to try
+        while count:
             self.optimizer.zero_grad()
             if self.ranks.device.type == "cuda":
                 torch.cuda.empty_cache()

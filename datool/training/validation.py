@@ -49,7 +49,7 @@ def mean_scores(pairs: Iterator[tuple[np.ndarray, DepthMap]], row: ModelRow) -> 
 
 def better(scores: Scores, best: Scores) -> bool:
     """Tell whether scores are above the best so far: more images scored, or the same number with less error."""
-    return not best or _rank(scores) < _rank(best)
+    return "abs_rel" in scores and (not best or _rank(scores) < _rank(best))
 
 
 def _rank(scores: Scores) -> tuple[float, float]:
