@@ -3,9 +3,10 @@
 People who rebuilt Depth Anything V2's student saw its output grow without bound (Distill-Any-Depth issue 36). The
 losses are blind to the output's scale, so their slope is at a right angle to the output, and a step at a right angle
 only ever makes it longer: nothing pulls it back. Runs of `nano-student-v2` on the same rendered scenes, which differ in
-one thing each, tell whether that is the cause. It is not that the head's weights grow: kept at the length that they
-began with, the output grows just the same. Where the slope is not at a right angle (the fit taken as a constant, as
-some write it) the output shrinks instead, and one term that holds the scale holds it: `student-v2-stable`.
+one thing each, tell whether that is the cause. Keeping the head's weights at the length that they began with slows the
+growth in one seed and leaves it in the other, so it is not those alone that grow. Where the slope is not at a right
+angle (the fit taken as a constant, as some write it) the output shrinks instead, in the end to nothing. One term that
+holds the scale holds it: `student-v2-stable`.
 """
 
 from __future__ import annotations

@@ -101,17 +101,14 @@ def bare(labeller, jpeg: bytes) -> tuple[float, float]:
     """Return seconds and CPU seconds a photo of the network alone."""
     import torch
 
-    from datool.estimators.predictor import PRECISIONS
     from datool.files import decode_image
 
     predictor, lanes = labeller.predictor, labeller.lanes or 1
-    pixels = torch.from_numpy(predictor.prepare(decode_image(jpeg, "photo"))).to(predictor.device)
-    image = torch.stack([pixels] * labeller.batch_size).permute(0, 3, 1, 2)
-    dtype = PRECISIONS[predictor.precision]
+    pixels = torch.as_tensor(predictor.prepare(decode_image(jpeg, "photo")))
+    image = torch.stack([pixels] * labeller.batch_size)
 
     def forward(_: int) -> None:
-        with torch.inference_mode(), torch.autocast(predictor.device.type, dtype, enabled=dtype != torch.float32):
-            predictor._net(image).float().cpu()
+        predictor.engine.run(image).cpu()
 
     with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         list(pool.map(forward, range(2 * lanes)))

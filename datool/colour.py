@@ -12,7 +12,7 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 
 
-def to_picture(depth: DepthMap, cmap: str = "Spectral_r") -> np.ndarray:
+def to_picture(depth: DepthMap, cmap: str = "Spectral_r", ends: tuple[float, float] | None = None) -> np.ndarray:
     """Return the map as an (H, W, 3) uint8 RGB picture.
 
     The finite values of this one map fill the colours from far to near, linear in disparity: depth is inverted where
@@ -22,36 +22,52 @@ def to_picture(depth: DepthMap, cmap: str = "Spectral_r") -> np.ndarray:
     Args:
         depth: any map.
         cmap: a name of ``COLOUR_MAPS``; ``grey`` (near = white) is what ControlNet's depth input takes.
+        ends: the `nearness` of the first and the last colour, such as those of a whole film; None = this map's own.
     Raises:
         DatoolError: unknown colour map.
     """
     colours = lookup(COLOUR_MAPS, cmap, "colour map")()
-    index = _nearness(depth)
+    index = between_ends(depth, ends)
     index *= 255
     picture = cv2.applyColorMap(np.rint(index, out=index).astype(np.uint8), colours[:, None])
     picture[~depth.valid] = 0
     return picture
 
 
-def _nearness(depth: DepthMap) -> np.ndarray:
-    """Return (H, W) float64 in [0, 1]: 0 at the farthest finite value and at sky, 1 at the nearest; unknown is 0."""
-    nearness = depth.values.astype(np.float64)
-    finite = np.isfinite(nearness)
+def nearness(depth: DepthMap) -> np.ndarray:
+    """Return (H, W) float64 that grows toward the camera: disparity; depth inverted, or negated if its shift is open.
+
+    Sky is 0 where it is infinite depth; unknown is NaN.
+    """
+    values = depth.values.astype(np.float64)
     if depth.quantity is Quantity.DEPTH:
         shifted = depth.ambiguity is Ambiguity.SCALE_AND_SHIFT
-        nearness = np.negative(nearness, out=nearness) if shifted else np.divide(1, nearness, out=nearness)
+        values = np.negative(values, out=values) if shifted else np.divide(1, values, out=values)
+    return values
+
+
+def between_ends(depth: DepthMap, ends: tuple[float, float] | None = None) -> np.ndarray:
+    """Return (H, W) float64 in [0, 1]: 0 at the far end and at sky, 1 at the near end; unknown is 0.
+
+    Args:
+        depth: any map.
+        ends: `nearness` of the far and the near end, beyond which values are cut; None = the farthest finite value and
+            the nearest.
+    """
+    values = nearness(depth)
+    finite = np.isfinite(depth.values)
     if not finite.any():
         return np.zeros(depth.shape)
-    far = np.min(nearness, where=finite, initial=np.inf)
-    near = np.max(nearness, where=finite, initial=-np.inf)
+    far = np.min(values, where=finite, initial=np.inf) if ends is None else ends[0]
+    near = np.max(values, where=finite, initial=-np.inf) if ends is None else ends[1]
     if far == near:
-        nearness[finite] = 0.5
+        values[finite] = 0.5
     else:
-        nearness -= far
-        nearness /= near - far
-        np.maximum(nearness, 0, out=nearness)
-    nearness[~finite] = 0
-    return nearness
+        values -= far
+        values /= near - far
+        np.clip(values, 0, 1, out=values)
+    values[~finite] = 0
+    return values
 
 
 def side_by_side(image: np.ndarray, picture: np.ndarray, gap_px: int = 16) -> np.ndarray:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from datool.estimators.cpu import PackedLinear, packed
+from datool.estimators.choice import error_of
+from datool.estimators.cpu import PackedLinear, packed, takes_bf16
 from datool.models.depth_anything import build_model
+from tests.test_export import alive
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -24,6 +26,29 @@ def test_packed_gives_the_same_map(name):
     after = fast(image)
     assert before.std() > 0
     assert (after - before).norm() < 1e-6 * before.norm()
+
+
+@pytest.mark.parametrize("name", ["nano", "tiny", "depth-anything-v2-small"])
+@torch.inference_mode()
+def test_bf16_is_nearer_than_autocast(name):
+    """Where every block counts: what is added up stays float32, and the last layers compute in it."""
+    net = alive(name)
+    side = net.encoder.row.patch_px
+    image = torch.rand(2, 3, 9 * side, 7 * side)
+    before = net(image)
+    assert takes_bf16(net)
+    fast = packed(net, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        there = error_of(net(image).numpy(), before.numpy())
+    here = error_of(fast(image).numpy(), before.numpy())
+    assert 0 < here < min(0.02, there)
+    assert torch.equal(net(image), before)
+
+
+def test_other_attention_is_left_to_autocast():
+    net = build_model("nano")
+    net.encoder.vit.blocks[1].attn.q_norm = torch.nn.LayerNorm(32)
+    assert not takes_bf16(net)
 
 
 def test_packing_leaves_the_network_and_shares_the_rest():

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import datool
 from datool.depth import Ambiguity, Quantity
 from datool.errors import DatoolError
+from datool.estimators.engines import TorchEngine
 from datool.estimators.predictor import MAX_LANES, PRECISIONS, Predictor, choose_device, choose_precision, num_workers
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
@@ -65,6 +66,14 @@ def test_a_photo_alone_equals_the_network_by_hand(model, photos):
     small = on_cpu(model, at_network_size=True).predict(photo)
     assert small.shape == pixels.shape[:2]
     assert np.abs(small.values - values[0].numpy()).max() <= 1e-5 * spread(small)
+
+
+def test_an_engine_takes_the_place_of_a_model(model, photos):
+    engine = TorchEngine(model, "cpu", "fp32")
+    predictor = Predictor(engine, size_px=140)
+    assert (predictor.device, predictor.precision) == (engine.device, "fp32")
+    same = on_cpu(model, size_px=140).predict(photos[0])
+    assert np.array_equal(predictor.predict(photos[0]).values, same.values)
 
 
 def test_size_scales_the_networks_input(model, photos):

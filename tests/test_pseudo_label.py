@@ -448,11 +448,11 @@ def test_three_kills_change_no_byte(format, tmp_path, weights):
 
 
 def test_a_claim_is_kept_by_the_living_and_taken_from_the_dead_and_the_silent(tmp_path, monkeypatch):
-    monkeypatch.setattr(claiming, "SILENT_S", 0.5)
+    monkeypatch.setattr(claiming, "SILENT_S", 0.05)
     path = tmp_path / ".datool-000003.claim"
     with Claims(tmp_path) as claims:
         assert claims.take(3) and not claims.take(3)
-        assert claims.silent([3]) == [] and claiming.working(tmp_path) == 1
+        assert claims.silent([3]) == [] and claiming.working(tmp_path) == 1, "it is our own"
         claims.release(3)
         assert not path.exists()
         process = _context().Process(target=time.sleep, args=(0,))
@@ -460,12 +460,15 @@ def test_a_claim_is_kept_by_the_living_and_taken_from_the_dead_and_the_silent(tm
         process.join()
         path.write_text(json.dumps([claiming.HOST, process.pid]))
         assert claiming.working(tmp_path) == 0 and claims.take(3)
-        path.write_text(json.dumps(["another-host", 1]))
-        assert not claims.take(3)
-        assert claims.silent([3]) == [3]
-        beating = threading.Timer(0.2, os.utime, [path])
-        beating.start()
-        assert claims.silent([3]) == []
+        claims.release(3)
+        for owner in (["another-host", 1], [claiming.HOST, os.getpid()]):  # the latter: a number that is in use again
+            path.write_text(json.dumps(owner))
+            assert not claims.take(3)
+            assert claims.silent([3]) == [3]
+        with monkeypatch.context() as beating:
+            beating.setattr(claiming, "SILENT_S", 1000)
+            beating.setattr(claiming.time, "sleep", lambda _: os.utime(path))
+            assert claims.silent([3]) == []
         assert claims.take(3, anyhow=True)
 
 
@@ -535,7 +538,7 @@ def test_a_vanished_mount_is_no_row(tmp_path, weights, monkeypatch):
         return read_image(path)
 
     monkeypatch.setattr(units, "read_image", vanishing)
-    with pytest.raises(DatoolError, match=r"mounted|not there"):
+    with pytest.raises(DatoolError, match=r"could not be read"):
         label(root, out=out, model=weights)
     (tmp_path / "away").rename(root)
 
@@ -545,6 +548,23 @@ def test_a_vanished_mount_is_no_row(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(units, "read_image", failing)
     with pytest.raises(DatoolError, match="cannot read"):
         label(root, out=out, model=weights)
+
+    def closed(path):
+        raise DatoolError("cannot read: no permission.") from PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(units, "read_image", closed)  # an expired ticket closes all of them
+    with pytest.raises(DatoolError, match="could not be read"):
+        label(root, out=out, model=weights)
+
+    def leaving(path):
+        if (root / "1").exists():
+            (root / "1").rename(tmp_path / "1")  # one of three mounts
+        return read_image(path)
+
+    monkeypatch.setattr(units, "read_image", leaving)
+    with pytest.raises(DatoolError, match="its folder is not there"):
+        label(root, out=out, model=weights)
+    (tmp_path / "1").rename(root / "1")
     monkeypatch.setattr(units, "read_image", read_image)
     assert len(list(out.glob("*.tar"))) < 3
     assert contents(label(root, out=out, model=weights)) == whole
@@ -645,3 +665,27 @@ def test_the_rate_is_of_the_last_minutes_and_the_time_left_of_the_rest(tmp_path,
     status = read_status(out)
     assert (status.done, status.units_done, status.num_units) == (20, 4, 5)
     assert (status.images_per_s, status.left_s) == (0.5, 10)
+
+
+def test_photos_decoded_on_the_device_give_the_same_labels(tmp_path, weights):
+    root = folder(tmp_path / "in", 6)
+    (root / "0" / "0003.jpg").write_bytes(jpeg(3)[:200])
+    cv2.imwrite(str(root / "0" / "no-jpeg.png"), np.zeros((30, 40, 3), np.uint8))
+    one = label(root, out=tmp_path / "one", model=weights, labels=replace(LABELS, flip=True, depth="exr"))
+    two = label(
+        root, out=tmp_path / "two", model=weights,
+        labels=replace(LABELS, flip=True, depth="exr", decoder="torchvision", keep_images=True),
+    )  # fmt: skip
+    pairs = list(zip(samples(one), samples(two), strict=True))
+    assert len(pairs) == 6
+    for ours, other in pairs:
+        assert ours.id == other.id
+        np.testing.assert_allclose(ours.depth.values, other.depth.values, rtol=1e-4, atol=1e-6)
+    assert read_status(two).failed == 1
+    with pytest.raises(DatoolError, match="decoder was"):
+        label(
+            root,
+            out=tmp_path / "one",
+            model=weights,
+            labels=replace(LABELS, flip=True, depth="exr", decoder="torchvision"),
+        )

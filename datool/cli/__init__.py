@@ -8,10 +8,13 @@ import typer
 from typer.core import TyperGroup
 
 from datool import __version__
+from datool.cli.calibrate import calibrate
 from datool.cli.data import data
 from datool.cli.draw import say
 from datool.cli.evaluate import evaluate
+from datool.cli.export import export
 from datool.cli.models import models
+from datool.cli.pointcloud import pointcloud
 from datool.cli.predict import predict
 from datool.cli.pseudo_label import pseudo_label
 from datool.cli.train import train_command
@@ -70,6 +73,8 @@ def datool(
 
 
 app.command(epilog="Example: datool predict photos/ 'more/**/*.jpg' --out depth/ --format png16,npy,color")(predict)
+app.command(epilog="Example: datool pointcloud photos/ --model v2-metric-indoor-small --out clouds --view")(pointcloud)
+app.command(epilog="Example: datool calibrate room.jpg --point 320,400,1.85 --point 90,210,4.2")(calibrate)
 app.command("pseudo-label", epilog="Example: datool pseudo-label photos/ --model v2-large --out labels")(pseudo_label)
 app.command("train-teacher", epilog="Example: datool train-teacher --recipe nano --out runs/nano --set steps=200")(
     train_command(
@@ -92,5 +97,6 @@ app.command("train-metric", epilog="Example: datool train-metric --recipe metric
     )
 )
 app.command("eval", epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small")(evaluate)
+app.command(epilog="Example: datool export v2-small --format openvino --precision bf16 --out v2-small.xml")(export)
 app.add_typer(data, name="data")
 app.add_typer(models, name="models")

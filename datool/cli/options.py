@@ -56,6 +56,15 @@ Workers = Annotated[int, typer.Option(metavar="N", help="Processes (threads for 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Do finished images again and replace files in the way.")]
 MaxPixels = Annotated[int, typer.Option(metavar="N", help="Photos with more pixels fail.", min=1)]
 MaxAspect = Annotated[float, typer.Option(metavar="RATIO", help="Photos more elongated than this to 1 fail.", min=1.0)]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration",
+        metavar="FILE",
+        help="What datool calibrate wrote: makes relative disparity metric depth.",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout instead of a table.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary; warnings and errors stay.")]
 

@@ -81,6 +81,13 @@ def pseudo_label(
     device: Device = "auto",
     batch_size: BatchSize = "auto",
     max_aspect: MaxAspect = 8.0,
+    decoder: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Of JPEGs: opencv, on the CPU; torchvision, on the device (nvJPEG); auto: the latter on CUDA.",
+        ),
+    ] = "auto",
     max_failures: Annotated[
         int | None,
         typer.Option(
@@ -127,6 +134,7 @@ def pseudo_label(
         depth=depth,
         keep_images=keep_images,
         max_aspect=max_aspect,
+        decoder=decoder,
     )
     options = PseudoLabelOptions(
         inputs=tuple(inputs),

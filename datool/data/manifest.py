@@ -1,4 +1,4 @@
-"""The manifest of an output folder: ``manifest.jsonl``, one row an image.
+"""The manifest of an output folder: ``manifest.jsonl``, one row an image, and ``clips.jsonl``, one row a film.
 
 `predict` writes it, and it is a data set for whatever reads maps. While a run goes on, finished images are appended,
 and of two rows for one image the later holds; so a run that is killed leaves a manifest that says what is finished. A
@@ -14,10 +14,13 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from datool import __version__
 from datool.errors import DatoolError
 from datool.files import write_bytes
 
 MANIFEST = "manifest.jsonl"
+# Films are no rows of the data set that a manifest is, so they have a file of their own.
+CLIPS = "clips.jsonl"
 STATUSES = ("pending", "done", "failed")
 
 
@@ -38,6 +41,11 @@ class ManifestRow:
         scale, offset: value = pixel * scale + offset in the 16-bit PNG, if there is one.
         image_size, network_size: (height, width).
         camera: of the image, once something knows it.
+        tiling: how the image was cut, ``TILE+OVERLAP`` in pixels; None = not at all.
+        steadying: how frames were brought to each other, of a film: its range, and ``flow``.
+        num_frames: of a film, if done.
+        calibration: sha256 of the file that made the maps metric; None = they are as the model gave them.
+        runtime: what computed the network.
     """
 
     input: str
@@ -57,19 +65,38 @@ class ManifestRow:
     image_size: tuple[int, int] | None = None
     network_size: tuple[int, int] | None = None
     camera: dict[str, float] | None = None
+    tiling: str | None = None
+    steadying: str | None = None
+    num_frames: int | None = None
+    calibration: str | None = None
+    runtime: str = "torch"
+
+    def meta(self) -> dict[str, str]:
+        """Return what every file of values says of its making."""
+        ways = {"tiling": self.tiling, "steadying": self.steadying, "calibration": self.calibration}
+        return {
+            "model": self.model,
+            "model_sha256": self.model_sha256,
+            "size_px": str(self.size_px),
+            "datool": __version__,
+            **{name: value for name, value in ways.items() if value is not None},
+        }
 
     def to_line(self) -> bytes:
         """Return the row as one line of JSON in ASCII, its end included."""
         return json.dumps(asdict(self)).encode("ascii") + b"\n"
 
 
-def read_manifest(folder: Path) -> dict[str, ManifestRow]:
+def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, ManifestRow]:
     """Return the rows of the manifest in ``folder`` by input, in order; empty if there is none.
 
+    Args:
+        folder: the output folder.
+        name: of the file: ``MANIFEST``, or ``CLIPS``.
     Raises:
         DatoolError: it cannot be read, or a line other than a cut-off last one is no row.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -89,24 +116,24 @@ def read_manifest(folder: Path) -> dict[str, ManifestRow]:
     return rows
 
 
-def write_manifest(folder: Path, rows: Iterable[ManifestRow]) -> None:
+def write_manifest(folder: Path, rows: Iterable[ManifestRow], name: str = MANIFEST) -> None:
     """Write the manifest anew, one row an image, whole or not at all; it is left alone if nothing changes.
 
     Raises:
         DatoolError: it cannot be written.
     """
-    path, data = folder / MANIFEST, b"".join(row.to_line() for row in rows)
+    path, data = folder / name, b"".join(row.to_line() for row in rows)
     if not path.exists() or path.read_bytes() != data:
         write_bytes(path, data)
 
 
-def append_row(folder: Path, row: ManifestRow) -> None:
+def append_row(folder: Path, row: ManifestRow, name: str = MANIFEST) -> None:
     """Append a row with one write, so that a killed process leaves it whole or cut off, and others untouched.
 
     Raises:
         DatoolError: it cannot be written.
     """
-    path = folder / MANIFEST
+    path = folder / name
     try:
         handle = os.open(path, os.O_WRONLY | os.O_APPEND)
         try:

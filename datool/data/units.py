@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from datool.data.tar_stream import Address, is_address, stream_tar
 from datool.errors import DatoolError
 from datool.files import decode_image, list_images, read_image
 from datool.files.images import explained
+
+Picture = TypeVar("Picture")
 
 HASHED_BYTES = 1 << 24
 EXR_SUFFIX = ".exr"
@@ -75,28 +77,39 @@ class Photo:
     error: DatoolError | None = None
     kept: bytes | None = field(default=None, repr=False)
 
-    def read(self, keep: bool = False) -> np.ndarray:
+    def read(
+        self, keep: bool = False, decode_jpeg: Callable[[bytes, int], Picture] | None = None
+    ) -> np.ndarray | Picture:
         """Return (H, W, 3) uint8 RGB; with ``keep`` fill ``kept``, by the file's own bytes where they are such.
 
+        Args:
+            keep: whether to.
+            decode_jpeg: as for `datool.files.decode_image`.
         Raises:
             DatoolError: unreadable.
         """
         if self.error is not None:
             raise self.error
-        data = self.data
+        data, name = self.data, self.id
         if data is None:
             assert self.path is not None, "a photo is a file or a member"
-            if not keep or self.path.suffix.lower() == EXR_SUFFIX:
-                pixels = read_image(self.path)
-            else:
-                with explained(str(self.path)):
+            name = str(self.path)
+            if self.path.suffix.lower() != EXR_SUFFIX and (keep or decode_jpeg):
+                with explained(name):
                     data = self.path.read_bytes()
-                pixels = decode_image(data, str(self.path))
+        if data is None:
+            assert self.path is not None
+            pixels: np.ndarray | Picture = read_image(self.path)
         else:
-            pixels = decode_image(data, self.id)
+            pixels = decode_image(data, name, decode_jpeg)
         if keep:
-            self.kept = data if data is not None and image_ending(data) else encode_image(pixels, "png")
+            self.kept = data if data is not None and image_ending(data) else _as_png(pixels)
         return pixels
+
+
+def _as_png(pixels: object) -> bytes:
+    assert isinstance(pixels, np.ndarray), "a JPEG is kept as it is"
+    return encode_image(pixels, "png")
 
 
 def find_inputs(given: Sequence[str], roots: Mapping[str, Path], out: Path) -> tuple[Input, ...]:

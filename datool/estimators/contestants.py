@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
@@ -86,11 +85,11 @@ def contestant(spec: str, settings: Settings) -> Contestant:
         asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
         rival = load_rival(spec, asked)
         return Contestant(spec, rival.identity, estimator=rival)
+    from datool.estimators.choice import choose, open_model
     from datool.estimators.predictor import Predictor
-    from datool.models.weights import load
 
-    loaded = load(spec)
-    how: Mapping[str, Any] = {"device": settings.device, "precision": settings.precision, "size_px": settings.size_px}
-    predictor = Predictor(loaded, **how, batch_size=settings.batch_size)
+    loaded = open_model(spec)
+    engine, _ = choose(loaded, None, settings.device, settings.precision)
+    predictor = Predictor(engine, size_px=settings.size_px, batch_size=settings.batch_size)
     identity = f"{loaded.name} {loaded.sha256[:12]} {predictor.size_px}px {predictor.precision}"
     return Contestant(spec, identity, estimator=predictor)

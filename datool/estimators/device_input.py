@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from datool.errors import DatoolError
+
+# By EXIF orientation: the axes that are swapped, and those that are reversed then. Source: EXIF 2.32, tag 0x0112.
+TURNS = {2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)), 5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)),
+         8: (True, (0,))}  # fmt: skip
 # Of the cubic kernel, as in OpenCV.
 SHARPNESS = -0.75
+
+
+def jpeg_decoder(device: torch.device) -> Callable[[bytes, int], Tensor]:
+    """Return what decodes whole JPEGs on a device: by nvJPEG on CUDA, elsewhere by libjpeg.
+
+    It takes bytes and the EXIF orientation, and returns (H, W, 3) uint8 RGB on the device, upright.
+
+    Raises:
+        DatoolError: torchvision cannot decode there.
+    """
+    try:
+        from torchvision.io import ImageReadMode, decode_jpeg
+    except ImportError as error:
+        raise DatoolError(f"torchvision cannot decode JPEG here: {error}.", "Use --decoder opencv.") from error
+
+    def decode(data: bytes, orientation: int) -> Tensor:
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # which nvJPEG wants on the CPU
+        pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device).permute(1, 2, 0)
+        swapped, reversed_axes = TURNS.get(orientation, (False, ()))
+        return (pixels.transpose(0, 1) if swapped else pixels).flip(reversed_axes).contiguous()
+
+    return decode
 
 
 def resize_normalised(

@@ -1,4 +1,4 @@
-"""The torch way to estimate: device, precision, batches of equal sizes, reading ahead."""
+"""From photos to maps with any engine: batches of equal sizes, reading ahead, memory that ends."""
 
 from __future__ import annotations
 
@@ -9,21 +9,34 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from datool.depth import DepthMap
-from datool.errors import DatoolError, lookup
-from datool.estimators.cpu import keep_buffers, packed
+from datool.errors import DatoolError
+from datool.estimators.device_input import resize_normalised
+from datool.estimators.engines import PRECISIONS, Engine, TorchEngine, choose_device, choose_precision
 from datool.estimators.preprocess import MAX_ASPECT, network_size, to_input
 from datool.files import read_image
 from datool.models.depth_anything import DepthAnything
 from datool.models.weights import LoadedModel, choose_auto
-from datool.models.weights import load as load_weights
+
+if TYPE_CHECKING:
+    from datool.estimators.runtimes import Exported
+
+__all__ = [
+    "PRECISIONS",
+    "Prediction",
+    "Predictor",
+    "choose_device",
+    "choose_precision",
+    "load",
+    "num_workers",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,6 +48,8 @@ GPU_BATCH_PIXELS = 32 * 518 * 686
 MAX_LANES = 4
 # Photos that may wait for others of their size before a batch that is not full is run.
 MAX_WAITING = 64
+# How PyTorch, ONNX Runtime and OpenVINO say that memory has ended.
+OUT_OF_MEMORY = ("can't allocate memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
 
 
 @dataclass(frozen=True)
@@ -60,7 +75,7 @@ class _Ready(Generic[Item]):
     """A photo that was read and prepared: ``pixels`` is what the network takes, (h, w, 3) float32."""
 
     item: Item
-    pixels: np.ndarray
+    pixels: np.ndarray | Tensor
     image_size: Size
     image: np.ndarray | None
 
@@ -73,7 +88,8 @@ class Predictor:
     """Estimates depth with one model on one device.
 
     Args:
-        model: what `datool.models.weights.load` returns, or a bare model; it is moved to the device.
+        model: what `datool.models.weights.load` returns, or a bare model, for PyTorch to compute; it is moved to the
+            device. Or an engine that is ready, which brings its own device and precision.
         device: ``auto`` (cuda, else mps, else cpu) or a name that torch knows, such as ``cuda:1``.
         precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where the device computes it itself, else fp32.
         size_px: short side of the network's input; None takes the model's own.
@@ -87,7 +103,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: LoadedModel | DepthAnything,
+        model: LoadedModel | DepthAnything | Engine,
         device: str = "auto",
         precision: str = "auto",
         size_px: int | None = None,
@@ -95,27 +111,25 @@ class Predictor:
         max_aspect: float = MAX_ASPECT,
         at_network_size: bool = False,
     ) -> None:
-        net = model.model if isinstance(model, LoadedModel) else model
-        self.row = net.row
-        self.size_px = net.row.size_px if size_px is None else size_px
+        name, net = (model.name, model.model) if isinstance(model, LoadedModel) else ("", model)
+        self.engine: Engine = TorchEngine(net, device, precision, name) if isinstance(net, DepthAnything) else net
+        self.card = self.engine.card
+        self.size_px = self.card.size_px if size_px is None else size_px
         self.max_aspect = max_aspect
         self.at_network_size = at_network_size
-        self._encoder = net.encoder.row
-        network_size(self.size_px, self.size_px, self.size_px, self._encoder.patch_px)  # refuses a bad size early
+        network_size(self.size_px, self.size_px, self.size_px, self.card.patch_px)  # refuses a bad size early
         self._batch_size = None if batch_size == "auto" else _positive(batch_size, "--batch-size")
-        chosen = choose_device(device)
-        self.precision = choose_precision(precision, chosen)
         self._fits: dict[Size, int] = {}
-        self._net: nn.Module = net.to(chosen).to(memory_format=torch.channels_last).eval()
-        if chosen.type == "cpu":
-            keep_buffers()
-            if self.precision == "fp32":
-                self._net = packed(self._net)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self._net.parameters()).device
+        """Where the maps come to lie."""
+        return self.engine.device
+
+    @property
+    def precision(self) -> str:
+        """What the model computes in."""
+        return self.engine.precision
 
     @overload
     def predict(self, images: Photo) -> DepthMap: ...  # type: ignore[overload-overlap]  # a path is no sequence here
@@ -146,7 +160,7 @@ class Predictor:
     def stream(
         self,
         items: Iterable[Item],
-        read: Callable[[Item], np.ndarray],
+        read: Callable[[Item], np.ndarray | Tensor],
         keep_images: bool = False,
         lanes: int | None = None,
     ) -> Generator[Prediction[Item]]:
@@ -157,7 +171,8 @@ class Predictor:
 
         Args:
             items: what to read, in order; taken only as fast as needed.
-            read: item -> (H, W, 3) uint8 RGB, called in threads; a DatoolError becomes the item's result.
+            read: item -> (H, W, 3) uint8 RGB, called in threads; a DatoolError becomes the item's result. An array, or
+                a tensor on the device or the CPU.
             keep_images: hand each photo out beside its map.
             lanes: batches in the network at once, which share the CPU cores; None is 1 on a GPU, up to 4 on a CPU.
         """
@@ -165,7 +180,8 @@ class Predictor:
         def prepare(item: Item) -> _Ready[Item] | Prediction[Item]:
             try:
                 image = read(item)
-                return _Ready(item, self.prepare(image), image.shape[:2], image if keep_images else None)
+                kept = np.asarray(image) if keep_images else None
+                return _Ready(item, self.prepare(image), (image.shape[0], image.shape[1]), kept)
             except DatoolError as error:
                 return Prediction(item, error)
 
@@ -209,19 +225,26 @@ class Predictor:
                 yield waiting.pop(next(iter(waiting)))
         yield from waiting.values()
 
-    def prepare(self, image: np.ndarray) -> np.ndarray:
+    def prepare(self, image: np.ndarray | Tensor) -> np.ndarray | Tensor:
         """Return the network's input for a photo: (h, w, 3) float32, normalised, sides multiples of the patch.
+
+        On CUDA it is made there, and stays there.
 
         Args:
             image: (H, W, 3) uint8 RGB.
         Raises:
             DatoolError: not such an array, or too elongated.
         """
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise DatoolError(f"an image is a non-empty (H, W, 3) uint8 RGB array, got {image.dtype} {image.shape}.")
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype not in (np.uint8, torch.uint8) or 0 in image.shape:
+            shape = tuple(image.shape)
+            raise DatoolError(f"an image is a non-empty (H, W, 3) uint8 RGB array, got {image.dtype} {shape}.")
         height, width = image.shape[:2]
-        size = network_size(height, width, self.size_px, self._encoder.patch_px, self.max_aspect)
-        return to_input(image, size, self._encoder.mean, self._encoder.std)
+        size = network_size(height, width, self.size_px, self.card.patch_px, self.max_aspect)
+        if self.device.type == "cuda":
+            if not isinstance(image, Tensor):
+                image = torch.from_numpy(image).pin_memory().to(self.device, non_blocking=True)
+            return resize_normalised(image, size, self.card.mean, self.card.std)
+        return to_input(np.asarray(image), size, self.card.mean, self.card.std)
 
     def batch_size(self, size: Size) -> int:
         """Return how many photos of this network size go through at once."""
@@ -251,24 +274,20 @@ class Predictor:
         return predictions
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[np.ndarray], sizes: Sequence[Size]) -> list[DepthMap | DatoolError]:
-        # Stacked as (B, h, w, 3), which seen as (B, 3, h, w) is channels-last: 1.4 times faster on a CPU.
-        image_b3hw = torch.from_numpy(np.stack(batch)).to(self.device).permute(0, 3, 1, 2)
-        dtype = lookup(PRECISIONS, self.precision, "precision")
-        with torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32):
-            values_bhw = self._net(image_b3hw).float()
+    def _forward(self, batch: Sequence[np.ndarray | Tensor], sizes: Sequence[Size]) -> list[DepthMap | DatoolError]:
+        values_bhw = self.engine.run(torch.stack([torch.as_tensor(pixels) for pixels in batch]))
         resized = [self._resize(values, size) for values, size in zip(values_bhw, sizes, strict=True)]
         return [self._map(values.cpu().numpy()) for values in resized]
 
     def _resize(self, values_hw: Tensor, size: Size) -> Tensor:
         if self.at_network_size:
             return values_hw
-        resized = F.interpolate(values_hw[None, None], size, mode="bilinear", align_corners=self.row.align_corners)
+        resized = F.interpolate(values_hw[None, None], size, mode="bilinear", align_corners=self.card.align_corners)
         return resized[0, 0]
 
     def _map(self, values: np.ndarray) -> DepthMap | DatoolError:
         if np.isfinite(values).all():
-            return DepthMap(values, self.row.quantity, self.row.ambiguity)
+            return DepthMap(values, self.card.quantity, self.card.ambiguity)
         return DatoolError(f"the model gave infinite or undefined values in {self.precision}.", "Use --precision fp32.")
 
     def _too_large(self, size: Size) -> DatoolError:
@@ -288,66 +307,23 @@ def load(
     """Return a predictor: ``datool.load("tiny").predict("photo.jpg")``.
 
     Args:
-        model: a name, file or folder as for `datool.models.weights.load`; ``auto`` is Depth Anything V2 Small if it is
-            cached or can be fetched, else, with a warning, the bundled ``tiny``.
+        model: a name, file or folder as for `datool.models.weights.load`, or a file of `datool export`; ``auto`` is
+            Depth Anything V2 Small if it is cached or can be fetched, else, with a warning, the bundled ``tiny``.
         device, precision, size_px, batch_size: as for `Predictor`.
     Raises:
         DatoolError: the model cannot be had, or an option does not fit.
     """
+    from datool.estimators.choice import choose, open_model  # which know predictors
+
+    loaded: LoadedModel | Exported
     if model == "auto":
         loaded, reason = choose_auto(None, fallback=True)
         if reason:
             warnings.warn(reason, stacklevel=2)
     else:
-        loaded = load_weights(model)
-    return Predictor(loaded, device, precision, size_px, batch_size)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name, checked to be there; ``auto`` is cuda, else mps, else cpu.
-
-    Raises:
-        DatoolError: unknown or absent.
-    """
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(kind for kind, there in has.items() if there))
-    there = ", ".join(kind for kind in has if has[kind])
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise DatoolError(f"unknown device '{name}'.", f"Here: {there}.") from error
-    missing = not has.get(device.type, False)
-    if missing or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        raise DatoolError(f"device '{name}' is not available to PyTorch {torch.__version__}.", f"Here: {there}.")
-    return device
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return the name of a row of PRECISIONS; ``auto`` is bf16 where the device computes it itself, else fp32.
-
-    On a CPU with it bf16 is 1.6 times faster; maps then differ by 0.1 % of their range in the mean, 0.7 % at most.
-
-    Raises:
-        DatoolError: unknown.
-    """
-    if name != "auto":
-        lookup(PRECISIONS, name, "precision")
-        return name
-    if device.type == "cuda":
-        native = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        native = device.type == "cpu" and _cpu_computes_bf16()
-    return "bf16" if native else "fp32"
-
-
-def _cpu_computes_bf16() -> bool:
-    """Tell whether the CPU multiplies bf16 in hardware; one that Linux does not list the abilities of counts as not."""
-    try:
-        abilities = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return "avx512_bf16" in abilities or "amx_bf16" in abilities
+        loaded = open_model(model)
+    engine, _ = choose(loaded, None, device, precision)
+    return Predictor(engine, size_px=size_px, batch_size=batch_size)
 
 
 def num_workers() -> int:
@@ -382,8 +358,5 @@ def _positive(number: int | str, option: str) -> int:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    # On a CPU torch raises a bare RuntimeError that only its text tells apart.
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-PRECISIONS: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    # On a CPU a bare RuntimeError is raised that only its text tells apart.
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

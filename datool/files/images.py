@@ -10,10 +10,10 @@ import threading
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar, overload
 
 import cv2
 import numpy as np
@@ -36,6 +36,8 @@ BROKEN: tuple[type[Exception], ...] = (
 # fmt: on
 # The brands of HEIC and its relatives in the first box of the file; an .mp4 has others.
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis"})
+
+Picture = TypeVar("Picture")
 
 _pillow_limit = threading.Lock()
 
@@ -65,20 +67,36 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                 raise DatoolError(f"cannot read {path}: the file is empty (0 bytes).", "Fetch it again.")
             if magic == EXR_MAGIC:
                 return _read_exr(path, max_pixels)
-            return _read_picture(path, file, max_pixels)
+            picture = _read_picture(path, file, max_pixels)
+            assert isinstance(picture, np.ndarray), "no other decoder was given"
+            return picture
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+@overload
+def decode_image(data: bytes, name: str, decode_jpeg: None = None) -> np.ndarray: ...
+
+
+@overload
+def decode_image(
+    data: bytes, name: str, decode_jpeg: Callable[[bytes, int], Picture] | None
+) -> np.ndarray | Picture: ...
+
+
+def decode_image(
+    data: bytes, name: str, decode_jpeg: Callable[[bytes, int], Picture] | None = None
+) -> np.ndarray | Picture:
     """Return encoded bytes as `read_image` returns a file: (H, W, 3) uint8 RGB, upright.
 
     Args:
         data: a JPEG, PNG, WebP or what else Pillow reads.
         name: of the picture and its container, for messages.
+        decode_jpeg: decodes JPEGs in colour or grey, checked to be whole, in place of OpenCV: from bytes and EXIF
+            orientation to the picture, upright, in whatever form it likes.
     Raises:
         DatoolError: no image, cut short, broken or too large.
     """
     with explained(name):
-        return _read_picture(Path(name), io.BytesIO(data), MAX_PIXELS)
+        return _read_picture(Path(name), io.BytesIO(data), MAX_PIXELS, decode_jpeg)
 
 
 def _check_regular(path: Path) -> None:
@@ -117,7 +135,9 @@ def _broken(what: str | Path, reason: str) -> DatoolError:
     return DatoolError(f"cannot read {what}: cut short or broken ({reason}).", "Fetch or write it again.")
 
 
-def _read_picture(path: Path, file: BinaryIO, max_pixels: int) -> np.ndarray:
+def _read_picture(
+    path: Path, file: BinaryIO, max_pixels: int, decode_jpeg: Callable[[bytes, int], Picture] | None = None
+) -> np.ndarray | Picture:
     header = _open_header(path, file)
     _check_size(path, header.width, header.height, max_pixels)
     jpeg = header.format in ("JPEG", "MPO")
@@ -131,6 +151,8 @@ def _read_picture(path: Path, file: BinaryIO, max_pixels: int) -> np.ndarray:
     orientation = _orientation(header) if jpeg or b"eXIf" in data else 1
     if header.mode == "CMYK":
         return _turned(_decode_with_pillow(path, header), orientation)
+    if jpeg and decode_jpeg is not None:
+        return decode_jpeg(data, orientation)
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise _broken(path, f"the {header.format} decoder gave up")

@@ -48,7 +48,10 @@ class _Root:
 
 
 def list_images(
-    inputs: Sequence[str], stdin: Iterable[str] | None = None, exclude: Path | None = None
+    inputs: Sequence[str],
+    stdin: Iterable[str] | None = None,
+    exclude: Path | None = None,
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
 ) -> list[ImageFile]:
     """Return the images that ``inputs`` name, in the order of the inputs and sorted inside each folder.
 
@@ -65,6 +68,7 @@ def list_images(
         inputs: what the user named.
         stdin: the text that ``-`` stands for, in any pieces; None reads the process's stdin.
         exclude: a folder to leave out of folders and globs: the output folder, when it lies inside an input.
+        suffixes: of the files that folders and globs give.
     Raises:
         DatoolError: an input matches nothing, or a folder cannot be read.
     """
@@ -73,7 +77,7 @@ def list_images(
     excluded = os.path.realpath(exclude) if exclude is not None else None
     roots: list[_Root] = []
     for given in inputs:
-        for root in _expand(given, stdin, excluded):
+        for root in _expand(given, stdin, excluded, suffixes):
             files = tuple(_unseen(root.files, seen, real))
             if files:
                 roots.append(replace(root, files=files))
@@ -89,26 +93,25 @@ def _unseen(files: Iterable[ImageFile], seen: set[tuple[str, str]], real: Callab
             yield file
 
 
-def _expand(given: str, stdin: Iterable[str] | None, excluded: str | None) -> list[_Root]:
+def _expand(given: str, stdin: Iterable[str] | None, excluded: str | None, suffixes: frozenset[str]) -> list[_Root]:
     """Return the roots of one input of the command line."""
     if given == STDIN:
-        return _from_entries(
-            _split(_stdin_text() if stdin is None else "\n".join(_pieces(stdin))), "stdin", None, excluded
-        )
+        text = _stdin_text() if stdin is None else "\n".join(_pieces(stdin))
+        return _from_entries(_split(text), "stdin", None, excluded, suffixes)
     path = Path(given)
     if path.suffix.lower() == ".txt":
         entries = _split(_list_text(path))
         if not entries:
             raise DatoolError(f"the list {given} names no image.", "Write one path a line.")
-        return _from_entries(entries, path.stem, path.parent, excluded)
+        return _from_entries(entries, path.stem, path.parent, excluded, suffixes)
     if path.is_dir():
-        files = tuple(_walk(path, path, excluded, set()))
+        files = tuple(_walk(path, path, excluded, set(), suffixes))
         if not files:
-            raise DatoolError(f"no image in folder {given}.", f"Looked for {' '.join(sorted(IMAGE_SUFFIXES))}.")
+            raise DatoolError(f"no image in folder {given}.", f"Looked for {' '.join(sorted(suffixes))}.")
         return [_Root(_folder_name(path), files)]
     if not os.path.lexists(path) and GLOB_CHARACTERS & set(given):
-        return [_from_glob(given, excluded)]
-    if not os.path.lexists(path) and path.suffix.lower() not in IMAGE_SUFFIXES:
+        return [_from_glob(given, excluded, suffixes)]
+    if not os.path.lexists(path) and path.suffix.lower() not in suffixes:
         raise DatoolError(f"no such file or folder: {given}.", "Check the name; put a glob in quotes.")
     return [_Root(_folder_name(path.parent), (ImageFile(path, Path(path.name)),))]
 
@@ -117,7 +120,9 @@ def _folder_name(folder: Path) -> str:
     return Path(os.path.realpath(folder)).name or "root"
 
 
-def _walk(folder: Path, root: Path, excluded: str | None, visited: set[str]) -> Iterator[ImageFile]:
+def _walk(
+    folder: Path, root: Path, excluded: str | None, visited: set[str], suffixes: frozenset[str]
+) -> Iterator[ImageFile]:
     """Yield the images below ``folder``, files before sub-folders, both sorted; each real folder once (links loop)."""
     real = os.path.realpath(folder)
     if real in visited or real == excluded:
@@ -136,15 +141,15 @@ def _walk(folder: Path, root: Path, excluded: str | None, visited: set[str]) -> 
         if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
             folders.append(entry.name)
         # A broken link is kept: reading it fails with a reason, which is better than a picture that is missing.
-        elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and (entry.is_file() or entry.is_symlink()):
+        elif Path(entry.name).suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
             path = folder / entry.name
             yield ImageFile(path, path.relative_to(root))
     for name in folders:
         if name not in SKIPPED_FOLDERS:
-            yield from _walk(folder / name, root, excluded, visited)
+            yield from _walk(folder / name, root, excluded, visited, suffixes)
 
 
-def _from_glob(pattern: str, excluded: str | None) -> _Root:
+def _from_glob(pattern: str, excluded: str | None, suffixes: frozenset[str]) -> _Root:
     """Return the images that ``pattern`` matches, and those in the folders that it matches, relative to its fixed part.
 
     ``Path.glob`` is used since its ``**`` does not follow links, so that links in a circle end.
@@ -161,8 +166,8 @@ def _from_glob(pattern: str, excluded: str | None) -> _Root:
         if any(part.startswith(".") or part in SKIPPED_FOLDERS for part in relative.parts):
             continue
         if path.is_dir():
-            files.extend(_walk(path, base, excluded, visited))
-        elif path.suffix.lower() in IMAGE_SUFFIXES and not _is_below(path, excluded):
+            files.extend(_walk(path, base, excluded, visited, suffixes))
+        elif path.suffix.lower() in suffixes and not _is_below(path, excluded):
             files.append(ImageFile(path, relative))
     if not files:
         raise DatoolError(f"no image matches {pattern}.", "Check the pattern; '**' goes into sub-folders.")
@@ -173,7 +178,9 @@ def _is_below(path: Path, folder: str | None) -> bool:
     return folder is not None and Path(folder) in Path(os.path.realpath(path)).parents
 
 
-def _from_entries(entries: Sequence[str], label: str, folder: Path | None, excluded: str | None) -> list[_Root]:
+def _from_entries(
+    entries: Sequence[str], label: str, folder: Path | None, excluded: str | None, suffixes: frozenset[str]
+) -> list[_Root]:
     """Return the roots for the paths of a list or of stdin; ``folder`` is the list's."""
     if not entries:
         raise DatoolError("stdin names no image.", "Write one path a line, or pipe from find.")
@@ -185,7 +192,7 @@ def _from_entries(entries: Sequence[str], label: str, folder: Path | None, exclu
         if folder is not None and not path.is_absolute():
             path = folder / entry if os.path.lexists(folder / entry) or not os.path.lexists(entry) else path
         if path.is_dir():
-            roots.append(_Root(_folder_name(path), tuple(_walk(path, path, excluded, set()))))
+            roots.append(_Root(_folder_name(path), tuple(_walk(path, path, excluded, set(), suffixes))))
         elif Path(entry).is_absolute() or ".." in Path(entry).parts:
             elsewhere.append(path)
         else:

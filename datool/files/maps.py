@@ -161,11 +161,25 @@ def _fields(text: object) -> dict[str, str]:
 
 
 def _encode_png16(depth: DepthMap, image: np.ndarray | None, meta: Mapping[str, str]) -> tuple[bytes, dict[str, float]]:
+    return encode_png16(depth, meta)
+
+
+def encode_png16(
+    depth: DepthMap, meta: Mapping[str, str], span: tuple[float, float] | None = None
+) -> tuple[bytes, dict[str, float]]:
     """Return a 16-bit grey PNG: value = pixel * scale + offset, pixel 0 unknown, pixel 65535 sky.
 
     The finite values of this map fill 1 to 65534, so that small disparities keep their detail. ``minimum`` and
     ``maximum`` are kept too, so that the ends are exact (the nearest depth must not be rounded to 0). A map of one
     value has scale 0.
+
+    Args:
+        depth: the map.
+        meta: fields to keep in the file.
+        span: the values of pixels 1 and 65534, such as those of a whole film, for a map that lies between them; one
+            that does not takes its own.
+    Returns:
+        the file, and its scale and offset.
     """
     values = depth.values
     finite = np.isfinite(values)
@@ -173,6 +187,8 @@ def _encode_png16(depth: DepthMap, image: np.ndarray | None, meta: Mapping[str, 
     high = float(np.max(values, where=finite, initial=-np.inf))
     if not finite.any():
         low = high = 0.0
+    if span is not None and span[0] <= low <= high <= span[1]:
+        low, high = span
     scale = (high - low) / (PNG_LAST - PNG_FIRST)
     offset = low - scale * PNG_FIRST
     steps = np.zeros(values.shape)

@@ -1,0 +1,251 @@
+"""``datool calibrate``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from datool.cli.draw import LISTED, Bar, draw_rows, draw_table, list_failed, say
+from datool.cli.options import BatchSize, Device, Json, Model, Precision, Quiet, Size, number_or_text
+
+if TYPE_CHECKING:
+    from datool.calibration import Calibration
+    from datool.jobs.calibrate import CalibrateSummary
+
+
+def calibrate(
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[INPUTS]...",
+            help="Photos, folders (recursive), globs in quotes, .txt lists; none with --labelled.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The calibration, JSON.")] = Path(
+        "calibration.json"
+    ),
+    points: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measured distances: lines of x,y,metres, or image,x,y,metres for several photos. Pixels of the "
+            "upright photo from its top left corner, to the right and down; metres along the view, not to the side.",
+            show_default=False,
+        ),
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,METRES", help="One of them, as a line of --points; repeatable.", show_default=False),
+    ] = None,
+    sparse: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR|PATTERN",
+            help="Known depth in metres, 0 unknown (LiDAR, structure from motion): 16-bit PNG with --divisor, npy, "
+            "npz, EXR, TIFF or PFM; for several photos a folder or a pattern such as 'lidar/{stem}.png'.",
+            show_default=False,
+        ),
+    ] = None,
+    divisor: Annotated[
+        float | None,
+        typer.Option(
+            metavar="N", help="Of --sparse of other programs: metres = stored / N (KITTI: 256).", show_default=False
+        ),
+    ] = None,
+    camera_height_m: Annotated[
+        float | None,
+        typer.Option(
+            metavar="METRES",
+            help="Height of the camera above flat ground, which is looked for in the photo's lower part.",
+            show_default=False,
+        ),
+    ] = None,
+    pitch_deg: Annotated[
+        float | None,
+        typer.Option(metavar="DEG", help="How far that camera looks down; 0 = level.", show_default=False),
+    ] = None,
+    horizon_row: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PX", help="Row of the horizon from the top edge, instead of --pitch-deg.", show_default=False
+        ),
+    ] = None,
+    ground_mask: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Picture that is above 0 where the ground may be.", show_default=False),
+    ] = None,
+    focal_px: Annotated[
+        float | None,
+        typer.Option(metavar="PX", help="Focal length in pixels of the photos as they are.", show_default=False),
+    ] = None,
+    fov_deg: Annotated[
+        float | None,
+        typer.Option(metavar="DEG", help="Field of view in degrees, horizontal: left to right.", show_default=False),
+    ] = None,
+    intrinsics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="fx fy cx cy or a 3x3 matrix, as text or JSON, with the width and height it is of; or JSON lines with "
+            "an image each. Without any, the photo's EXIF tells.",
+            show_default=False,
+        ),
+    ] = None,
+    assume_fov: Annotated[
+        float | None,
+        typer.Option(
+            metavar="DEG", help="Horizontal field of view where nothing tells the camera.", show_default=False
+        ),
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Manifest (.jsonl, or its folder) of photos with metric depth.", show_default=False
+        ),
+    ] = None,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="One calibration for all photos, of a camera that stands still.")
+    ] = False,
+    model: Model = "auto",
+    maps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|PATTERN",
+            help="Disparity that is predicted already: an output of datool predict, or maps named as the photos.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Size = None,
+    precision: Precision = "auto",
+    device: Device = "auto",
+    batch_size: BatchSize = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Find the scale and shift that turn a relative model's disparity into metres.
+
+    By one of: measured points, sparse depth, flat ground under a camera of known height, or labels. Some may be wrong.
+    """
+    from datool.jobs.calibrate import CalibrateOptions, GroundOptions
+    from datool.jobs.calibrate import calibrate as job
+
+    ground = GroundOptions(
+        0.0 if camera_height_m is None else camera_height_m,
+        pitch_deg,
+        horizon_row,
+        ground_mask,
+        focal_px,
+        fov_deg,
+        intrinsics,
+        assume_fov,
+    )
+    if camera_height_m is None and ground != GroundOptions(0.0):
+        raise typer.BadParameter(
+            "a camera, its pitch, horizon and ground need its height.", param_hint="--camera-height-m"
+        )
+    options = CalibrateOptions(
+        out=out,
+        inputs=inputs or (),
+        points=points,
+        point=point or (),
+        sparse=sparse,
+        divisor=divisor,
+        ground=None if camera_height_m is None else ground,
+        labelled=labelled,
+        shared=shared,
+        model=model,
+        maps=maps,
+        size_px=size,
+        precision=precision,
+        device=device,
+        batch_size=number_or_text(batch_size),
+        overwrite=overwrite,
+    )
+    with Bar(quiet) as bar:
+        summary = job(options, bar.update)
+    if as_json:
+        typer.echo(json.dumps(_to_json(summary), default=str))
+    elif not quiet:
+        _draw(summary)
+    _warn(summary)
+    if summary.failed:
+        list_failed(dict(summary.failed), out.parent)
+        raise typer.Exit(1)
+
+
+def _to_json(summary: CalibrateSummary) -> dict[str, object]:
+    found = asdict(summary.calibrations)
+    failed = [{"input": path, "reason": reason} for path, reason in summary.failed]
+    return {"out": summary.out, **found, "photos": [asdict(fit) for fit in summary.photos], "failed": failed}
+
+
+def _draw(summary: CalibrateSummary) -> None:
+    """Print one calibration in full or several a line each; how a shared one compares; and where it was written."""
+    found = summary.calibrations
+    one = found.shared or (next(iter(found.images.values())) if len(found.images) == 1 else None)
+    if one is None:
+        rows = [
+            [Path(path).name, f"{row.scale_per_m:.4g}", f"{row.shift_per_m:.4g}", *_counts(row), _ends(row)]
+            for path, row in found.images.items()
+        ]
+        draw_table(["photo", "scale 1/m", "shift 1/m", "points", "set aside", "AbsRel", "map m"], rows[:LISTED])
+    if found.shared:
+        errors = [
+            [Path(fit.image).name, _share(fit.shared_median_error), _share(fit.median_error)] for fit in summary.photos
+        ]
+        draw_table(["photo", "median error, shared", "its own"], errors[:LISTED])
+    left = max(len(summary.photos) - LISTED, 0)
+    whole = {} if one is None else _whole(one)
+    draw_rows(
+        {
+            **whole,
+            "of": f"{found.model or 'an unknown model'}, short side {found.size_px or 'unknown'}",
+            "in": f"{summary.out}{f', with {left} more' if left else ''}",
+            "use": f"datool predict PHOTOS --out DIR --calibration {summary.out}",
+        }
+    )
+
+
+def _whole(row: Calibration) -> dict[str, str]:
+    num, aside, abs_rel = _counts(row)
+    return {
+        "scale": f"{_with_error(row.scale_per_m, row.scale_error_per_m)} 1/m",
+        "shift": f"{_with_error(row.shift_per_m, row.shift_error_per_m)} 1/m",
+        "found by": f"{row.found_by}: {num} from {row.near_m:.3g} to {row.far_m:.3g} m, {aside} set aside",
+        "AbsRel": f"{abs_rel} at those that count",
+        "map": f"{_ends(row, with_errors=True)} (2 to 98 % of its pixels, standard error)",
+    }
+
+
+def _counts(row: Calibration) -> list[str]:
+    return [str(row.num_points), str(row.num_outliers), "" if row.abs_rel is None else f"{row.abs_rel:.4f}"]
+
+
+def _ends(row: Calibration, with_errors: bool = False) -> str:
+    errors = (row.map_near_error_m, row.map_far_error_m) if with_errors else (None, None)
+    ends = zip((row.map_near_m, row.map_far_m), errors, strict=True)
+    return " to ".join(_with_error(depth, error) for depth, error in ends if depth is not None) + " m" * with_errors
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {float(f'{error:.2g}'):g}"
+
+
+def _share(error: float | None) -> str:
+    return "" if error is None else f"{error:.1%}"
+
+
+def _warn(summary: CalibrateSummary) -> None:
+    found = summary.calibrations
+    rows = [("all photos", found.shared)] if found.shared else list(found.images.items())
+    doubts = [f"{name}: {doubt}" for name, row in rows if row for doubt in row.warnings]
+    for doubt in doubts[:LISTED]:
+        say("warning", doubt, "yellow")
+    if len(doubts) > LISTED:
+        say("warning", f"{len(doubts) - LISTED} more, in {summary.out}", "yellow")
