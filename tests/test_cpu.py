@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_models import alive
 
 from datool.estimators.choice import error_of
 from datool.estimators.cpu import PackedLinear, packed, takes_bf16
 from datool.models.depth_anything import build_model
-from tests.test_export import alive
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 

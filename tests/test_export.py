@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from random_models import alive
 from typer.testing import CliRunner
 
 from datool.cli import app
@@ -19,17 +20,6 @@ from datool.jobs.export import ExportOptions, export
 from datool.models.depth_anything import build_model
 from datool.models.encoders import build_encoder, dinov2_position
 from datool.models.weights import save
-
-
-def alive(name):
-    """A model of random weights whose blocks and head all count."""
-    torch.manual_seed(0)
-    model = build_model(name).eval()
-    for key, parameter in model.named_parameters():
-        if key.endswith("gamma"):
-            torch.nn.init.normal_(parameter, 1.0, 0.1)
-    torch.nn.init.constant_(model.head.output2[2].bias, 1.0)
-    return model
 
 
 @pytest.fixture(scope="module")

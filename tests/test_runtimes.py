@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from random_models import alive
 
 import datool
 from datool.data.manifest import read_manifest
@@ -19,7 +20,6 @@ from datool.estimators.exporting import FORMATS, metadata, to_program
 from datool.estimators.predictor import Predictor
 from datool.jobs.predict import PredictOptions, predict
 from datool.models.weights import load, save
-from tests.test_export import alive
 
 LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch-export": ()}
 SHAPES = [(90, 120), (120, 90), (112, 112), (33, 200)]
