@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from datool.data.manifest import MANIFEST
 from datool.data.shards import DEPTH, INDEX, JSON, Failed, Members, Shard
 from datool.data.shards.reading import LAYOUT_VERSION, read_json
 from datool.data.shards.writing import check_settings, to_json, writable, write_tar
-from datool.data.units import Input, list_units
+from datool.data.units import HASHED_BYTES, Input, list_units
 from datool.errors import DatoolError
 from datool.files.images import explained
 
@@ -82,12 +83,9 @@ class LabelSet:
         self.folder = folder
         if not (folder / UNITS).exists():
             raise DatoolError(f"{folder} holds no labels.", "Begin them: datool pseudo-label INPUTS --model NAME.")
-        with explained(str(folder / UNITS)):
-            data = (folder / UNITS).read_bytes()
-        self.identity = hashlib.sha256(data).hexdigest()
+        self.identity, self._starts = _scan(folder / UNITS)
         if units_sha256 not in (None, self.identity):
             raise DatoolError(f"another command just began {folder} with other inputs.", ANOTHER)
-        self._starts = np.flatnonzero(np.frombuffer(b"\n" + data, np.uint8) == ord("\n"))
         self._markers: dict[int, tuple[float, Mapping[str, Any]]] = {}
         self.settings: Mapping[str, Any] = {}
 
@@ -314,28 +312,65 @@ def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, say: Callab
         if foreign:
             raise DatoolError(f"{folder} holds {foreign[0].name}, and no labels that datool began.", ANOTHER)
     started = time.monotonic()
-    data = b"".join(list_units(inputs, rows_per_unit, folder))
-    if time.monotonic() - started > 10:
-        say(f"listing the inputs took {time.monotonic() - started:.0f} s.")
+    lines = list_units(inputs, rows_per_unit, folder)
+    lines = chain([next(lines)], lines)  # a folder is made for something
     with writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or (not (folder / LABELS).exists() and not any(folder.glob("[0-9]*.json"))):
-        unfinished = temporary(folder, "units")
+    is_new = not path.exists() or not ((folder / LABELS).exists() or any(folder.glob("[0-9]*.json")))
+    sha256 = _write_list(folder, lines) if is_new else _check_list(folder, lines)
+    if time.monotonic() - started > 10:
+        say(f"listing the inputs took {time.monotonic() - started:.0f} s.")
+    return sha256
+
+
+def _write_list(folder: Path, lines: Iterable[bytes]) -> str:
+    """Write the list, whole or not at all; return its hash. Held a line at a time: a list may be gigabytes."""
+    path, unfinished, sha256 = folder / UNITS, temporary(folder, "units"), hashlib.sha256()
+    try:
         with writable(path):
-            unfinished.write_bytes(data)
+            with open(unfinished, "wb") as file:
+                for line in lines:
+                    file.write(line)
+                    sha256.update(line)
             unfinished.replace(path)
-    elif (held := path.read_bytes()) != data:
-        raise DatoolError(f"the inputs are not those that {folder} was begun with: {_difference(held, data)}.", ANOTHER)
-    return hashlib.sha256(data).hexdigest()
+    finally:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+    return sha256.hexdigest()
 
 
-def _difference(held: bytes, wanted: bytes) -> str:
-    """Return in words where two lists part."""
-    before, now = held.splitlines(), wanted.splitlines()
-    number = next((n for n, pair in enumerate(zip(before, now, strict=False)) if pair[0] != pair[1]), None)
-    if number is None:
-        return f"{len(before)} shards then, {len(now)} now"
-    one, two = json.loads(before[number]), json.loads(now[number])
+def _check_list(folder: Path, lines: Iterable[bytes]) -> str:
+    """Compare the list that is there with the one of now, a line at a time; return their hash.
+
+    Raises:
+        DatoolError: they differ; says where.
+    """
+    path, sha256 = folder / UNITS, hashlib.sha256()
+    with explained(str(path)), open(path, "rb") as held:
+        for number, (before, now) in enumerate(zip_longest(held, lines, fillvalue=b"")):
+            if before != now:
+                told = _difference(number, before, now)
+                raise DatoolError(f"the inputs are not those that {folder} was begun with: {told}.", ANOTHER)
+            sha256.update(now)
+    return sha256.hexdigest()
+
+
+def _scan(path: Path) -> tuple[str, np.ndarray]:
+    """Return the hash of a list of units, and where its lines begin and the last one ends: a number a unit."""
+    sha256, starts, at = hashlib.sha256(), [np.zeros(1, np.int64)], 0
+    with explained(str(path)), open(path, "rb") as file:
+        while block := file.read(HASHED_BYTES):
+            sha256.update(block)
+            starts.append(np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")) + at + 1)
+            at += len(block)
+    return sha256.hexdigest(), np.concatenate(starts)
+
+
+def _difference(number: int, before: bytes, now: bytes) -> str:
+    """Return in words where two lists part, from the two lines of that number; one may be empty."""
+    if not before or not now:
+        return f"now they make only {number} shards" if before else f"then they made only {number} shards"
+    one, two = json.loads(before), json.loads(now)
     changed = next(name for name in [*one, *two] if one.get(name) != two.get(name))
     was, is_now = one.get(changed), two.get(changed)
     if isinstance(was, list) and isinstance(is_now, list):

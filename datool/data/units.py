@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from datool.data.sources.manifest import Manifest
 from datool.data.sources.table import SOURCES, find_source
 from datool.data.tar_stream import Address, is_address, stream_tar
 from datool.errors import DatoolError
-from datool.files import decode_image, list_images, read_image
+from datool.files import decode_image, read_image, walk_images
 from datool.files.images import explained
 
 Picture = TypeVar("Picture")
@@ -140,7 +141,7 @@ def list_units(inputs: Sequence[Input], rows_per_unit: int, out: Path) -> Iterat
             yield json.dumps({"input": number, **unit}, sort_keys=True).encode("ascii") + b"\n"
             count += 1
         if not count:
-            raise DatoolError(f"nothing to label in {found.given}.", "Name a folder, a manifest or shards.")
+            raise DatoolError(f"nothing to label: no image in {found.given}.", "Name a folder, a manifest or shards.")
 
 
 def read_unit(unit: Mapping[str, Any], inputs: Sequence[Input]) -> Iterator[Photo]:
@@ -244,10 +245,9 @@ def _units_of_manifest(found: Input, rows: int, out: Path) -> Iterator[dict[str,
 
 
 def _units_of_folder(found: Input, rows: int, out: Path) -> Iterator[dict[str, Any]]:
-    files = list_images([found.root], exclude=out)
-    names = sorted(file.path.relative_to(found.root).as_posix() for file in files)
-    for first in range(0, len(names), rows):
-        yield {"files": names[first : first + rows]}
+    names = (file.relative.as_posix() for file in walk_images(Path(found.root), out))
+    while files := list(islice(names, rows)):
+        yield {"files": files}
 
 
 def _num_bytes(path: Path) -> int:

@@ -84,6 +84,24 @@ def list_images(
     return [file for root in _place(roots) for file in root.files]
 
 
+def walk_images(
+    folder: Path, exclude: Path | None = None, suffixes: frozenset[str] = IMAGE_SUFFIXES
+) -> Iterator[ImageFile]:
+    """Yield the images below a folder: those of a folder before its sub-folders', both sorted; hidden ones left out.
+
+    Holds the names of one folder and its parents at a time, however many there are in all.
+
+    Args:
+        folder: where to look.
+        exclude: a folder to leave out.
+        suffixes: of the files.
+    Raises:
+        DatoolError: a folder cannot be read.
+    """
+    excluded = os.path.realpath(exclude) if exclude is not None else None
+    return _walk(folder, folder, excluded, set(), suffixes)
+
+
 def _unseen(files: Iterable[ImageFile], seen: set[tuple[str, str]], real: Callable[[Path], str]) -> Iterator[ImageFile]:
     """Yield the files not met yet under any name of their folder; a link to a file is a file of its own."""
     for file in files:
@@ -128,22 +146,26 @@ def _walk(
     if real in visited or real == excluded:
         return
     visited.add(real)
+    files, folders = [], []
     try:
         with os.scandir(folder) as scan:
-            entries = sorted((entry for entry in scan if not entry.name.startswith(".")), key=lambda entry: entry.name)
+            for entry in scan:
+                if entry.name.startswith("."):
+                    continue
+                # os.path.isdir, since asking the entry raises for a link to itself.
+                if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    folders.append(entry.name)
+                # A broken link is kept: reading it fails with a reason, which is better than a picture that is missing.
+                elif Path(entry.name).suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
+                    files.append(entry.name)
     except OSError as error:
         raise DatoolError(
             f"cannot list folder {folder}: {error.strerror}.", "Give it permission or move it."
         ) from error
-    folders = []
-    for entry in entries:
-        # os.path.isdir, since asking the entry raises for a link to itself.
-        if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
-            folders.append(entry.name)
-        # A broken link is kept: reading it fails with a reason, which is better than a picture that is missing.
-        elif Path(entry.name).suffix.lower() in suffixes and (entry.is_file() or entry.is_symlink()):
-            path = folder / entry.name
-            yield ImageFile(path, path.relative_to(root))
+    inside = folder.relative_to(root)
+    for name in sorted(files):
+        yield ImageFile(folder / name, inside / name)
+    folders.sort()
     for name in folders:
         if name not in SKIPPED_FOLDERS:
             yield from _walk(folder / name, root, excluded, visited, suffixes)
