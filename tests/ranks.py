@@ -7,6 +7,9 @@ import os
 import signal
 import socket
 
+import cv2
+import numpy as np
+
 from datool.jobs.train import TrainOptions, train
 
 PATIENCE_S = 120
@@ -72,3 +75,14 @@ def options(out, **rest):
 def lines(out):
     """The log without what the clock decides."""
     return [{k: v for k, v in json.loads(text).items() if k != "images_per_s"} for text in open(out / "log.jsonl")]
+
+
+def noisy_photos(root):
+    """Write a manifest of five noisy photos with metres beside them; return its folder."""
+    generator = np.random.default_rng(0)
+    with open(root / "manifest.jsonl", "w") as manifest:
+        for number in range(5):
+            cv2.imwrite(str(root / f"{number}.png"), generator.integers(0, 256, (40, 50, 3), np.uint8))
+            np.save(root / f"{number}.npy", generator.uniform(1, 9, (40, 50)).astype(np.float32))
+            manifest.write(json.dumps({"image": f"{number}.png", "depth": f"{number}.npy"}) + "\n")
+    return root

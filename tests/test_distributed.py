@@ -5,13 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ranks import lines, options, run_killed, run_ranks, train_quietly
+from ranks import lines, noisy_photos, options, run_killed, run_ranks, train_quietly
 
 from datool.data.streams import RenderedBatches
 from datool.errors import DatoolError
 from datool.jobs.train import train
 from datool.models.weights import load
 from datool.training.distributed import Ranks, joined
+from datool.training.feed import Places
 from datool.training.recipes import RECIPES
 
 # Least squares, since a median jumps: rounding would grow from step to step.
@@ -40,6 +41,25 @@ def test_two_ranks_in_parts_are_one_rank(tmp_path):
     train(NANO, options(tmp_path / "one"))
     assert run_ranks(2, train_quietly, replace(NANO, accumulation=2), options(tmp_path / "two")) == [0, 0]
     assert alike(tmp_path / "one", tmp_path / "two")
+
+
+@pytest.mark.parametrize("name, pseudo_batch", [("nano-student-v1", 2), ("nano-student-v2", 4)])
+def test_two_ranks_of_a_student_are_one_rank(name, pseudo_batch, tmp_path):
+    """Boxes of pictures that another rank has, the dropped tenth and alignment included."""
+    pytest.importorskip("torchdata")
+    pytest.importorskip("kornia")
+    own = noisy_photos(tmp_path)
+    train(replace(NANO, steps=1), options(tmp_path / "teacher"))
+    recipe = replace(
+        RECIPES[name], size_px=(28, 42), batch_size=4, pseudo_batch=pseudo_batch, steps=4, log_every=1,
+        num_validation=0, precision="fp32", ssi="least-squares", cutmix=1.0, align_weight=1.0, align_margin=1.0,
+        align_init=str(tmp_path / "teacher" / "best.safetensors"),
+    )  # fmt: skip
+    places = Places((own,), (own,) if pseudo_batch < 4 else ())
+    train(recipe, options(tmp_path / "one", places=places))
+    assert run_ranks(2, train_quietly, recipe, options(tmp_path / "two", places=places)) == [0, 0]
+    one, two = ([line["loss"] for line in lines(tmp_path / out) if "loss" in line] for out in ("one", "two"))
+    assert len(one) == 4 and two == pytest.approx(one, rel=1e-6)
 
 
 def test_a_sharded_model_is_a_copied_one_and_goes_on_on_any_number_of_ranks(tmp_path):

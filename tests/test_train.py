@@ -3,11 +3,9 @@
 import json
 from dataclasses import replace
 
-import cv2
-import numpy as np
 import pytest
 import torch
-from ranks import lines, options
+from ranks import lines, noisy_photos, options
 from typer.testing import CliRunner
 
 from datool.cli import app
@@ -24,15 +22,7 @@ FEW = ["--set", "num_scenes=8", "--set", "num_validation=4", "--set", "validate_
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
-    """A manifest of five noisy photos with metres beside them."""
-    root = tmp_path_factory.mktemp("own")
-    generator = np.random.default_rng(0)
-    with open(root / "manifest.jsonl", "w") as manifest:
-        for number in range(5):
-            cv2.imwrite(str(root / f"{number}.png"), generator.integers(0, 256, (40, 50, 3), np.uint8))
-            np.save(root / f"{number}.npy", generator.uniform(1, 9, (40, 50)).astype(np.float32))
-            manifest.write(json.dumps({"image": f"{number}.png", "depth": f"{number}.npy"}) + "\n")
-    return root
+    return noisy_photos(tmp_path_factory.mktemp("own"))
 
 
 def datool(*arguments):
@@ -79,6 +69,7 @@ def test_what_cannot_begin_leaves_no_run_behind(tmp_path):
         (replace(NANO, optimizer="sgd"), "unknown optimizer 'sgd'"),
         (replace(NANO, precision="fp8"), "unknown precision 'fp8'"),
         (replace(NANO, init=str(tmp_path / "none")), "no weights"),
+        (replace(NANO, sizes=((0.0, 112, 100),)), "sizes is 112x100, and nano takes multiples of 14. Nearest: 112x98"),
     ):
         with pytest.raises(DatoolError, match=said):
             train(recipe, options(tmp_path / "run"))
@@ -178,6 +169,7 @@ def test_options_reach_the_recipe(tmp_path):
     teacher = recipe("train-teacher", "--recipe", "teacher-v1", "--model", "v2-small", "--steps", 7, "--size", 252)
     assert teacher["model"] == "depth-anything-v2-small" and teacher["size_px"] == [252, 252]
     assert (teacher["steps"], teacher["epochs"]) == (7, 0)
+    assert recipe("train-teacher", "--recipe", "nano-teacher", "--size", 56)["sizes"] == [[0.0, 56, 56]]
     metric = recipe("train-metric", "--init", "v2-base", "--init-head", "--precision", "bf16")
     assert (metric["init"], metric["init_head"], metric["precision"]) == ("v2-base", True, "bf16")
     wrong = datool("train-student", "--recipe", "student-v1", "--out", tmp_path, "--batch-size", 10, "--dry-run")

@@ -203,7 +203,9 @@ def _changed(
             raise typer.BadParameter(f"{of}; {batch_size} cannot be split like that.", param_hint="--batch-size")
         recipe = replace(recipe, batch_size=batch_size, pseudo_batch=pseudo)
     if size:
-        recipe = replace(recipe, size_px=(size, size))
+        height, width = recipe.scene_px  # rendered scenes keep their shape, so that crops of them have room
+        scene = size, round(size * width / height)
+        recipe = replace(recipe, size_px=(size, size), sizes=((0.0, size, size),), scene_px=scene)
     if precision:
         recipe = replace(recipe, precision=precision)
     return recipe

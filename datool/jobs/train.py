@@ -20,7 +20,7 @@ from datool.files import held, write_bytes
 from datool.models.depth_anything import DepthAnything
 from datool.training.budget import Budget, make_budget
 from datool.training.distributed import Ranks, joined
-from datool.training.feed import Places, count_samples, count_steps, groups_of, make_feed, own_set
+from datool.training.feed import Places, count_samples, count_steps, groups_of, input_sizes, make_feed, own_set
 from datool.training.logs import Line
 from datool.training.loop import FIXED, Validate, checkpointed, run
 from datool.training.objectives import make_objective
@@ -152,9 +152,9 @@ def plan(recipe: Recipe, options: TrainOptions) -> Plan:
     last = list(counts[-1].values()) if counts else [0]
     known = [count for count in last if isinstance(count, int)]
     steps = None if recipe.epochs and len(known) < len(last) else count_steps(recipe, sum(known))
-    height, width = recipe.size_px if groups else recipe.sizes[-1][1:]
+    size = input_sizes(recipe, groups)[-1]
     with joined(choose_device(options.device)) as ranks:
-        budget = None if steps is None else make_budget(recipe, steps, (height, width), ranks.device, ranks.world)
+        budget = None if steps is None else make_budget(recipe, steps, size, ranks.device, ranks.world)
         return Plan(recipe, samples or {"rendered scenes": recipe.num_scenes}, steps, ranks.world, budget)
 
 

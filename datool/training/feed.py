@@ -14,7 +14,8 @@ from datool.data.sets import open_set
 from datool.data.shards import INDEX
 from datool.data.sources.table import SOURCES
 from datool.data.streams import GroupSpec, RenderedBatches, SampleBatches, SetSpec
-from datool.errors import DatoolError
+from datool.errors import DatoolError, lookup
+from datool.models.encoders import encoder_row
 from datool.models.rows import MODELS
 from datool.training.distributed import Ranks
 from datool.training.recipe import RENDERED, Recipe
@@ -155,6 +156,25 @@ def own_set(path: Path) -> SetSpec:
     return SetSpec("shards" if (path / INDEX).exists() else "manifest", path)
 
 
+def input_sizes(recipe: Recipe, groups: Sequence[GroupSpec]) -> list[tuple[int, int]]:
+    """Return the (height, width) of each input that the network gets, in their order.
+
+    Raises:
+        DatoolError: the encoder cannot cut one into patches.
+    """
+    sizes = [recipe.size_px] if groups else [(height, width) for _, height, width in recipe.sizes]
+    patch = encoder_row(lookup(MODELS, recipe.model, "model").encoder).patch_px
+    for height, width in sizes:
+        if height % patch or width % patch or min(height, width) < patch:
+            field = "size_px" if groups else "sizes"
+            near = [max(patch, round(side / patch) * patch) for side in (height, width)]
+            raise DatoolError(
+                f"{field} is {height}x{width}, and {recipe.model} takes multiples of {patch}.",
+                f"Nearest: {near[0]}x{near[1]}.",
+            )
+    return sizes
+
+
 def make_feed(recipe: Recipe, places: Places, ranks: Ranks, num_workers: int | None = None) -> Feed:
     """Return this rank's batches.
 
@@ -164,9 +184,10 @@ def make_feed(recipe: Recipe, places: Places, ranks: Ranks, num_workers: int | N
         ranks: which part of how many, and where to.
         num_workers: processes that read; None = the cores that there are for each rank here.
     Raises:
-        DatoolError: a set is missing, or a group's share of a batch cannot be split evenly.
+        DatoolError: a set is missing, a group's share of a batch cannot be split evenly, or crops are no whole patches.
     """
     groups = groups_of(recipe, places)
+    input_sizes(recipe, groups)
     if not groups and recipe.target == "disparity":
         raise DatoolError("rendered scenes have no target 'disparity'.", "Take disparity-minmax or depth.")
     if not groups:
