@@ -125,6 +125,12 @@ def test_sparse_depth_recovers_them(options, folder, how):
     assert is_exact(row, 0.01) and 200 < row.num_points < 400
 
 
+def test_pixels_without_a_divisor_are_told_to_need_one(options, folder):
+    cv2.imwrite(str(folder / "a.png"), np.full((HEIGHT, WIDTH), 1000, np.uint16))
+    with pytest.raises(DatoolError, match=r"without datool's text.*--divisor 256"):
+        calibrate(replace(options, sparse=str(folder / "a.png")))
+
+
 def test_sparse_depth_may_be_smaller_than_the_photo(options, folder):
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     np.save(folder / "maps/a.npy", (1 + 0.1 * y + 0.05 * x).astype(np.float32))
@@ -306,6 +312,7 @@ def test_photos_without_a_calibration_and_other_sizes_are_refused(predicted, fol
     )
     summary = predict(metric)
     assert summary.done == 1 and "no calibration of" in summary.failed[0][1]
+    assert read_manifest(metric.out)[summary.failed[0][0]].network_size is None, "predicted in vain"
     with pytest.raises(DatoolError, match="is for --size 112, got 56"):
         predict(replace(metric, out=folder / "m2", size_px=56))
 
@@ -332,6 +339,7 @@ def test_a_metric_model_needs_none(options, tmp_path):
         ({"point": ["1,1,2"]}, "two different predicted disparities"),
         ({"point": ["other.png,1,1,2"]}, "'other.png' is the name of 0 of the 1 photos"),
         ({"points": Path("absent.csv")}, "cannot read points absent.csv: it is not there"),
+        ({"sparse": "x.npy", "divisor": 0.0}, "--divisor is 0, expected a number above 0"),
         ({"sparse": "absent.png", "divisor": 256.0}, "cannot read map absent.png: it is not there"),
         ({"labelled": Path("absent.jsonl"), "inputs": ()}, "cannot read absent.jsonl"),
         ({"labelled": Path("x.jsonl")}, "names its photos itself"),
@@ -403,7 +411,7 @@ def test_the_command_draws_and_warns(folder):
     file = points_file(folder / "p.csv", {"": 0}, depths, num=4)
     done = run(folder / "photos/a.png", "--points", file, "--maps", folder / "maps", "--out", folder / "c.json")
     assert done.exit_code == 0, done.output
-    assert "scale" in done.stdout and "an unknown model" in done.stdout and "--calibration" in done.stdout
+    assert "scale" in done.stdout and "an unknown model" in done.stdout and "pointcloud MAPS" in done.stdout
     assert "of 4 points a wrong one cannot be told" in done.stderr
     file = points_file(folder / "p.csv", {"a.png,": 0, "b.png,": 1}, depths)
     more = [folder / "photos", "--points", file, "--maps", folder / "maps", "--out", folder / "d.json"]

@@ -27,6 +27,7 @@ from datool.calibration import (
 )
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError
+from datool.files import read_map, write_map
 
 SIZE = (60, 80)
 
@@ -144,6 +145,17 @@ def test_points_of_one_disparity_are_refused(pred):
         fit_line(np.array(pred), np.ones(len(pred)))
 
 
+def test_errors_that_rounding_takes_below_zero_are_zero():
+    found = fit(np.array([2.0, 0.0, 2.0]), np.array([0.95, 114.54, 1.41]))
+    assert found.shift_error_per_m == 0 and found.scale_error_per_m > 0 and found.correlation == 0
+
+
+@pytest.mark.parametrize("num", [2, 20])
+def test_points_of_one_depth_are_refused(num):
+    with pytest.raises(DatoolError, match="all points are 3 m away"):
+        fit(exact(num)[0], np.full(num, 3.0))
+
+
 def test_a_line_upside_down_is_refused():
     pred, depth_m = exact()
     with pytest.raises(DatoolError, match="larger disparity would be farther"):
@@ -178,6 +190,8 @@ def test_each_doubt_is_told():
     assert "6 of 20 points contradict" in doubts(pred, wrong)
     assert "far end" in doubts(pred, depth_m * noise**8, (-1.9, 20))
     assert "misses the points by" in doubts(pred, depth_m * noise**20)
+    assert "are the distances in millimetres" in doubts(pred, 1000 * depth_m * noise, (1, 20))
+    assert "the scale is uncertain by" in doubts(pred, 3 * noise**5, (1, 20))
     assert "of the map comes out as sky" in doubts(pred, depth_m, (-100, 20))
 
 
@@ -206,6 +220,20 @@ def test_what_is_beyond_infinity_is_sky_and_unknown_stays_unknown():
     assert np.isposinf(found.values[0]).all()
     assert np.isnan(found.values[1, 0]) and 1e4 < found.values[1, 1] < 1e5 and found.values[1, 2] > 0
     assert (found.to(Quantity.DISPARITY).values[0] == 0).all()
+
+
+def test_one_pixel_near_infinity_does_not_spoil_a_16_bit_png(tmp_path):
+    """Depth of a picture whose disparity crosses 0 keeps a 5000th of the farthest known point in every format."""
+    known = replace(calibration(0.05, -0.1, (100, 1000)), far_m=20.0)
+    values = np.linspace(-3, 22, 100_000, dtype=np.float32).reshape(100, 1000)
+    values[0, 0] = 2 + 1e-6
+    depth = known.apply(relative(values))
+    seen = depth.values[np.isfinite(depth.values)]
+    assert seen.max() <= 400 and np.isposinf(depth.values[0, 0])
+    write_map(tmp_path / "a.png", depth, "png16")
+    again = read_map(tmp_path / "a.png").values
+    assert np.array_equal(np.isinf(again), np.isinf(depth.values))
+    assert np.abs(again[np.isfinite(again)] - seen).max() < 20 / 5000
 
 
 def test_order_is_kept():

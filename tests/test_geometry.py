@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 
@@ -30,6 +31,7 @@ from datool.geometry import (
     to_relative,
     view_page,
 )
+from datool.geometry.mesh import encode_glb
 from datool.geometry.projection import turned_down
 
 
@@ -247,6 +249,25 @@ def test_relative_disparity_means_the_same_whatever_its_scale_and_shift(scale, s
     assert near == pytest.approx(1, abs=0.02) and far == pytest.approx(10, rel=0.1)
 
 
+def test_what_a_model_clips_at_zero_is_sky_and_does_not_count():
+    values = np.random.default_rng(0).uniform(1, 2, (30, 40)).astype(np.float32)
+    shape = to_relative(DepthMap(values[10:], Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT))[0]
+    values[:10] = 0
+    clipped = to_relative(DepthMap(values, Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT))[0]
+    assert np.isposinf(clipped.values[:10]).all() and np.array_equal(clipped.values[10:], shape.values)
+    near = DepthMap(values, Quantity.DEPTH, Ambiguity.SCALE_AND_SHIFT)
+    assert np.isfinite(to_relative(near)[0].values[10:]).all()
+    with pytest.raises(DatoolError, match="flat"):
+        to_relative(DepthMap(np.zeros((3, 4), np.float32), Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT))
+
+
+def test_relative_depth_has_no_far_outliers():
+    values = np.linspace(0.5, 1, 10_000, dtype=np.float32).reshape(100, 100)
+    values[0, :50] = np.linspace(0.3, 0.5, 50)
+    depth = to_relative(DepthMap(values, Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT))[0].values
+    assert depth[np.isfinite(depth)].max() <= 1000 and np.isposinf(depth[0, 0])
+
+
 # Pictures
 
 
@@ -350,6 +371,15 @@ def test_glb_is_the_surface_with_the_photo_on_it(tmp_path, scene):
     tree = json.loads(path.read_bytes()[20:].split(b"\0")[0][: int.from_bytes(path.read_bytes()[12:16], "little")])
     assert tree["materials"][0]["extensions"] == {"KHR_materials_unlit": {}}
     assert tree["images"][0]["mimeType"] == "image/jpeg"
+
+
+def test_a_texture_fits_graphics_cards():
+    trimesh = pytest.importorskip("trimesh")
+    photo = np.zeros((20, 9000, 3), np.uint8)
+    shot = Shot.of(metres(np.full((2, 900), 5.0)), focal_camera(9000, 20, 9000), photo)
+    again = trimesh.load(io.BytesIO(encode_glb(shot.mesh())), file_type="glb")
+    (mesh,) = again.geometry.values()
+    assert mesh.visual.material.baseColorTexture.size == (8192, 18)
 
 
 def test_a_mesh_is_torn_where_depth_breaks(tmp_path):

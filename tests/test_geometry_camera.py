@@ -28,6 +28,7 @@ def photo(path, size=(400, 300), orientation=None, **tags):
         "plane_unit": 0xA210,
         "width": 0xA002,
         "height": 0xA003,
+        "zoom": 0xA404,
     }
     exif = Image.Exif()
     if orientation:
@@ -69,7 +70,25 @@ def test_the_resolution_of_the_sensor_tells_where_the_equivalent_is_missing(tmp_
     assert told(photo(tmp_path / "b.jpg", plane_x=2540.0, plane_unit=2, **tags))[0] == pytest.approx(400)
 
 
-def test_the_table_of_sensors_is_the_last_resort(tmp_path):
+def test_the_resolution_of_a_photo_made_smaller_since_is_not_believed_if_the_sensor_is_known(tmp_path):
+    """As Lightroom exports: the size in EXIF is the new one, the resolution still the camera's."""
+    pytest.importorskip("lensfunpy")
+    tags = {"focal": 50.0, "plane_x": IFDRational(3888000, 876), "plane_unit": 2}
+    tags |= {"make": "Canon", "model": "Canon EOS 40D"}
+    whole = told(photo(tmp_path / "a.jpg", (3888, 2592), width=3888, height=2592, **tags))[0]
+    small = told(photo(tmp_path / "b.jpg", (972, 648), width=972, height=648, **tags))[0]
+    assert small == pytest.approx(whole / 4) and whole == pytest.approx(50 * 3888 / 22.2, rel=0.03)
+
+
+def test_digital_zoom_lengthens_what_the_sensor_tells_and_not_the_equivalent(tmp_path):
+    tags = {"focal": 8.0, "width": 400, "height": 300, "plane_x": 1000.0, "plane_unit": 3}
+    plain, zoomed = told(photo(tmp_path / "a.jpg", **tags)), told(photo(tmp_path / "b.jpg", zoom=2.0, **tags))
+    assert zoomed[0] == pytest.approx(2 * plain[0]) and "DigitalZoomRatio 2" in zoomed[1]
+    assert told(photo(tmp_path / "c.jpg", zoom=IFDRational(0, 0), **tags))[0] == plain[0]
+    assert told(photo(tmp_path / "d.jpg", zoom=2.0, focal_35=52))[0] == pytest.approx(52 / DIAGONAL_MM * 500)
+
+
+def test_the_table_of_sensors_tells_where_the_equivalent_is_missing(tmp_path):
     pytest.importorskip("lensfunpy")
     path = photo(tmp_path / "a.jpg", focal=50.0, make="Canon", model="Canon EOS 5D Mark III")
     focal, words = told(path)
@@ -114,7 +133,9 @@ MATRIX = [[500.0, 0, 319.5], [0, 510.0, 239.5], [0, 0, 1]]
             "intrinsic_matrix": [500, 0, 0, 0, 510, 0, 319.5, 239.5, 1],
         },  # Open3D: by columns
         {"fx": 500, "fy": 510, "cx": 319.5, "cy": 239.5, "width": 1280 // 2, "height": 480},
-        {"fl_x": 500, "fl_y": 510, "cx": 319.5, "cy": 239.5, "w": 640, "h": 480},
+        {"fl_x": 500, "fl_y": 510, "cx": 320, "cy": 240, "w": 640, "h": 480},  # nerfstudio: from the corner
+        "500 510 319.5 239.5 640 480",
+        "500 0 319.5\n0 510 239.5\n0 0 1\n640 480",
         {"camera_px": [500, 510, 320, 240]},
         {"fx_px": 500, "fy_px": 510, "cx_px": 320, "cy_px": 240, "width_px": 640, "height_px": 480},
     ],
@@ -129,8 +150,33 @@ def test_intrinsics_are_rescaled_with_the_image(tmp_path):
     assert known.camera(960, 1280) == Camera(1000, 1020, 640, 480, 960, 1280)
     with pytest.raises(DatoolError, match="cropped or turned"):
         known.camera(640, 480)
-    with pytest.raises(DatoolError, match="outside"):
-        intrinsics(tmp_path, "500 510 319.5 239.5").of(tmp_path / "a.jpg").camera(120, 160)
+    known = intrinsics(tmp_path, "500 510 319.5 239.5 640 480").of(tmp_path / "a.jpg")
+    assert known.camera(240, 320) == Camera(250, 255, 160, 120, 240, 320)
+
+
+@pytest.mark.parametrize("size", [(120, 160), (960, 1280), (3000, 4000)])
+def test_numbers_of_another_size_are_not_taken_for_this_one(tmp_path, size):
+    with pytest.raises(DatoolError, match="numbers of another size"):
+        intrinsics(tmp_path, "500 510 319.5 239.5").of(tmp_path / "a.jpg").camera(*size)
+    with pytest.raises(DatoolError, match="numbers of another size"):  # normalised by width and height
+        intrinsics(tmp_path, "0.8 1.1 0.5 0.5").of(tmp_path / "a.jpg").camera(*size)
+
+
+@pytest.mark.parametrize("focal_px", [4.2, 26, 300])
+def test_millimetres_are_not_pixels(tmp_path, focal_px):
+    path = photo(tmp_path / "a.jpg")
+    with pytest.raises(DatoolError, match=r"would see 1[678]\d degrees") as caught:
+        CameraFinder(focal_px=focal_px).find(path, path, (3000, 4000), None)
+    assert "millimetres" in caught.value.hint
+    assert CameraFinder(focal_px=360).find(path, path, (3000, 4000), None)[0].fx_px == 360
+
+
+@pytest.mark.parametrize(
+    "stated", [{"focal_px": -5.0}, {"focal_px": math.nan}, {"fov_deg": 0.0}, {"assume_fov": 400.0}]
+)
+def test_what_cannot_be_is_refused_before_any_photo(stated):
+    with pytest.raises(DatoolError, match="cannot be"):
+        CameraFinder(**stated)
 
 
 def test_a_file_may_have_a_row_an_image(tmp_path):
@@ -164,6 +210,9 @@ def test_statements_come_before_the_photos_own_and_nothing_is_assumed_unasked(tm
     assert CameraFinder(focal_px=123).find(path, path, size, own)[0].fx_px == 123
     assert CameraFinder(fov_deg=90).find(path, path, size, own)[0].fx_px == pytest.approx(200)
     assert CameraFinder().find(path, path, size, own) == (own, "the data set")
+    for wrong in (Camera(777, 777, 960, 540, *size), Camera(777, 777, 0, 0, *size), Camera(0.9, 1.2, 0.5, 0.5, *size)):
+        with pytest.raises(DatoolError, match=r"outside of the image|would see"):
+            CameraFinder().find(path, path, size, wrong)
     assert "EXIF" in CameraFinder(assume_fov=60).find(path, path, size, None)[1]
     bare = photo(tmp_path / "b.jpg")
     with pytest.raises(DatoolError, match="no camera is known") as caught:
@@ -194,11 +243,24 @@ def test_poses_of_every_form_are_the_same(tmp_path):
     assert read_poses(tmp_path / "rows.jsonl").of(tmp_path / "b.jpg", 0) is None
     assert read_poses(tmp_path / "kitti.txt").of(tmp_path / "b.jpg", 1) is None
     assert np.linalg.det(turned_down(pose)[:3, :3]) == pytest.approx(1)
+    read_poses(tmp_path / "rows.jsonl").check_number(5)
+    read_poses(tmp_path / "kitti.txt").check_number(1)
+    with pytest.raises(DatoolError, match="has 1 poses, the inputs are 5"):
+        read_poses(tmp_path / "kitti.txt").check_number(5)
 
 
 def test_what_is_no_pose_is_refused(tmp_path):
     with pytest.raises(DatoolError, match="no rotation"):
         to_pose(np.diag([2.0, 1, 1, 1]))
+    with pytest.raises(DatoolError, match="mirrors"):
+        to_pose(np.diag([1.0, -1, 1, 1]))
+    by_columns = np.eye(4)
+    by_columns[3, :3] = 1, 2, 3
+    with pytest.raises(DatoolError, match="expected 0 0 0 1") as caught:
+        to_pose(by_columns)
+    assert "by columns" in caught.value.hint
+    with pytest.raises(DatoolError, match="mirrors the scene, or is not finite"):
+        to_pose([1, 0, 0, math.inf, 0, 1, 0, 0, 0, 0, 1, 0])
     (tmp_path / "p.txt").write_text("1 2 3\n")
     with pytest.raises(DatoolError, match=r"p\.txt.*3 numbers"):
         read_poses(tmp_path / "p.txt")

@@ -21,6 +21,7 @@ START_POINTS, MIN_GROUPS = 400, 8
 FLATTEST, LEAST_ALONE = 0.3, 0.1
 # Bounds of the warnings.
 FEW, NARROW, ALONE, MANY_OUTLIERS, UNCERTAIN, OFF, MOSTLY_SKY = 5, 0.25, 0.9, 0.2, 0.1, 0.15, 0.5
+SCALE_UNCERTAIN, MILLIMETRES = 0.4, 300.0
 ENDS = (0.02, 0.98)
 
 
@@ -113,8 +114,12 @@ def fit_calibration(
         found_by: for the record.
         groups: as for `fit_line`.
     Raises:
-        DatoolError: the points determine no line, or one by which larger disparity is farther.
+        DatoolError: the points determine no line, or one by which larger disparity is farther; or all are at one depth.
     """
+    if len(depth_m) > 1 and np.ptp(depth_m) <= ROUNDING * np.max(depth_m):
+        raise DatoolError(
+            f"all points are {depth_m[0]:g} m away, which tells no scale.", "Give nearer and farther ones too."
+        )
     line = fit_line(pred, 1 / depth_m, groups)
     if line.scale <= 0:
         raise DatoolError(
@@ -126,8 +131,8 @@ def fit_calibration(
     shown = used & (disparity > 0)
     errors: tuple[float | None, ...] = (None, None, None)
     if line.covariance is not None:
-        deviations = np.sqrt(np.diag(line.covariance))
-        both = float(line.covariance[0, 1] / max(deviations.prod(), np.finfo(float).tiny))
+        deviations = np.sqrt(np.maximum(np.diag(line.covariance), 0))  # rounding may go below
+        both = float(line.covariance[0, 1] / deviations.prod()) if deviations.all() else 0.0
         errors = (float(deviations[0]), float(deviations[1]), min(1.0, max(-1.0, both)))
     seen = line.scale * np.asarray(spread, np.float64) + line.shift
     far_m, near_m = (float(end) for end in 1 / np.quantile(seen[seen > 0], ENDS))
@@ -159,12 +164,18 @@ def _doubts(found: Calibration, line: Line, pred: np.ndarray, depth_m: np.ndarra
         what = "two points fit any line" if num == 2 else f"of {num} points a wrong one cannot be told"
         yield f"{what}; give {FEW} or more."
     low, high = np.quantile(spread, ENDS)
-    share = float(np.ptp(pred[used]) / (high - low)) if high > low else 1.0
-    if share < NARROW:
+    span = float(np.ptp(pred[used]) / (high - low)) if high > low else 1.0
+    if span < NARROW:
         yield (
-            f"the points span {share:.0%} of the map's disparity: what is not between {found.near_m:.3g} and "
+            f"the points span {span:.0%} of the map's disparity: what is not between {found.near_m:.3g} and "
             f"{found.far_m:.3g} m is extrapolated; give nearer and farther ones."
         )
+    error = found.scale_error_per_m
+    if error is not None and error > SCALE_UNCERTAIN * found.scale_per_m:
+        share = error / found.scale_per_m
+        yield f"the scale is uncertain by {share:.0%} (standard error); give points that differ more in depth."
+    if found.near_m is not None and found.near_m > MILLIMETRES:
+        yield f"the nearest point is {found.near_m:.4g} m away: are the distances in millimetres?"
     top = int(np.argmax(line.leverage))
     if num > 2 and line.leverage[top] > ALONE:
         yield (

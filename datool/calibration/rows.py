@@ -20,7 +20,9 @@ from datool.files.images import explained
 
 FORMAT = "datool calibration"
 VERSION = 1
-MEANING = "disparity in 1/m = scale_per_m * prediction + shift_per_m; depth in m = 1 / disparity"
+MEANING = "disparity in 1/m = scale_per_m * prediction + shift_per_m; depth in m = 1 / disparity, sky beyond 20 far_m"
+# Farther than so many times the farthest known point is sky.
+SKY_FROM = 20.0
 AGAIN = "Write it anew with `datool calibrate`."
 
 
@@ -77,7 +79,9 @@ class Calibration:
 
         Disparity that comes out at or below 0 becomes sky (depth +inf): 0 is the nearest disparity that can be, such
         pixels are farther than all the others, and at infinity itself the error of the shift puts half of them below.
-        Unknown stays unknown.
+        So does what comes out farther than 20 times the farthest point that the calibration knows: there disparity is
+        a twentieth of anything measured, all error, and one such pixel at 10,000 km would take all its steps from a
+        16-bit PNG. Unknown stays unknown.
 
         Raises:
             DatoolError: not disparity known up to scale and shift, or of another picture's shape.
@@ -95,8 +99,9 @@ class Calibration:
                 "Calibrate this photo.",
             )
         disparity = map.values * np.float64(self.scale_per_m) + self.shift_per_m
+        disparity[disparity < (1 / (SKY_FROM * self.far_m) if self.far_m else 0)] = 0
         with np.errstate(divide="ignore", over="ignore"):
-            depth = np.divide(1, np.maximum(disparity, 0)).astype(np.float32)  # np.maximum keeps NaN
+            depth = np.divide(1, disparity).astype(np.float32)
         return DepthMap(depth, Quantity.DEPTH, Ambiguity.NONE)
 
     def depth_error_m(self, depth_m: float) -> float | None:

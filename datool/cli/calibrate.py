@@ -175,7 +175,7 @@ def calibrate(
         _draw(summary)
     _warn(summary)
     if summary.failed:
-        list_failed(dict(summary.failed), out.parent)
+        list_failed(dict(summary.failed), None)
         raise typer.Exit(1)
 
 
@@ -202,12 +202,13 @@ def _draw(summary: CalibrateSummary) -> None:
         draw_table(["photo", "median error, shared", "its own"], errors[:LISTED])
     left = max(len(summary.photos) - LISTED, 0)
     whole = {} if one is None else _whole(one)
+    use = "predict PHOTOS" if found.model else "pointcloud MAPS"
     draw_rows(
         {
             **whole,
             "of": f"{found.model or 'an unknown model'}, short side {found.size_px or 'unknown'}",
             "in": f"{summary.out}{f', with {left} more' if left else ''}",
-            "use": f"datool predict PHOTOS --out DIR --calibration {summary.out}",
+            "use": f"datool {use} --out DIR --calibration {summary.out}",
         }
     )
 

@@ -47,12 +47,13 @@ def draw_rows(rows: Mapping[str, str]) -> None:
     Console(highlight=False).print(table)
 
 
-def list_failed(failed: Mapping[str, str], out: Path) -> None:
-    """Name the first failures on stderr, and where the others are listed."""
+def list_failed(failed: Mapping[str, str], out: Path | None) -> None:
+    """Name the first failures on stderr, and where the others are listed, if anywhere."""
+    where = "by --json" if out is None else f"in {out / 'manifest.jsonl'}"
     for path, reason in list(failed.items())[:LISTED]:
         say("failed", reason if path in reason else f"{path}: {reason}", "red")
     if len(failed) > LISTED:
-        say("failed", f"{len(failed) - LISTED} more, listed in {out / 'manifest.jsonl'}", "red")
+        say("failed", f"{len(failed) - LISTED} more, listed {where}", "red")
 
 
 def say(label: str, text: str, style: str) -> None:

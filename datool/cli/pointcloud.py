@@ -57,9 +57,7 @@ def pointcloud(
     ] = None,
     divisor: Annotated[
         float | None,
-        typer.Option(
-            metavar="N", help="16-bit PNG of other programs: value = pixel / N, 0 unknown.", show_default=False
-        ),
+        typer.Option(metavar="N", help="Maps of other programs: value = stored / N, 0 unknown.", show_default=False),
     ] = None,
     focal_px: Annotated[
         float | None,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from datool.data.manifest import MANIFEST, STATUSES
-from datool.errors import DatoolError
-from datool.files import write_bytes
+from datool.data.manifest import MANIFEST, STATUSES, read_rows
 
 
 @dataclass(frozen=True)
@@ -54,69 +51,20 @@ class CloudRow:
         """Return the row as one line of JSON in ASCII, its end included."""
         return json.dumps(asdict(self)).encode("ascii") + b"\n"
 
-    def is_finished(self, folder: Path) -> bool:
-        """Tell whether it is done and its files are there."""
-        return self.status == "done" and all((folder / path).is_file() for path in self.outputs.values())
-
 
 def read_clouds(folder: Path) -> dict[str, CloudRow]:
     """Return the rows of the manifest in ``folder`` by input, in order; empty if there is none.
 
-    What a killed run cut off, a last line without its end, is passed over.
-
     Raises:
-        DatoolError: it cannot be read, or holds something else.
+        DatoolError: it cannot be read, or a line other than a cut-off last one is no row of clouds.
     """
-    path = folder / MANIFEST
+    return read_rows(folder / MANIFEST, _row, "clouds")
+
+
+def _row(line: bytes) -> CloudRow | None:
+    known = {item.name for item in fields(CloudRow)}
     try:
-        data = path.read_bytes() if path.exists() else b""
-    except OSError as error:
-        raise DatoolError(f"cannot read {path}: {error.strerror}.", "Give another --out.") from error
-    known, rows = {item.name for item in fields(CloudRow)}, {}
-    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
-        try:
-            row = CloudRow(**{name: value for name, value in json.loads(line).items() if name in known})
-        except (ValueError, TypeError, AttributeError):
-            row = None
-        if row is None or row.status not in STATUSES:
-            raise DatoolError(f"{path}, line {number}: not a row of clouds: {line[:60]!r}.", "Give another --out.")
-        rows[row.input] = row
-    return rows
-
-
-def write_clouds(folder: Path, rows: Iterable[CloudRow]) -> None:
-    """Write the manifest anew, whole or not at all; it is left alone if nothing changes.
-
-    Raises:
-        DatoolError: it cannot be written.
-    """
-    path, data = folder / MANIFEST, b"".join(row.to_line() for row in rows)
-    if not path.exists() or path.read_bytes() != data:
-        write_bytes(path, data)
-
-
-def sweep(folders: Iterable[Path]) -> None:
-    """Remove what a killed run left half-written in folders of outputs."""
-    for folder in set(folders):
-        for path in folder.glob(".datool-*.tmp"):
-            path.unlink(missing_ok=True)
-
-
-def append_cloud(folder: Path, row: CloudRow) -> None:
-    """Append a row with one write, so that a killed process leaves it whole or cut off, and others untouched.
-
-    Raises:
-        DatoolError: it cannot be written.
-    """
-    path, line = folder / MANIFEST, row.to_line()
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            if os.write(handle, line) != len(line):
-                raise DatoolError(f"cannot write {path}: disk full.", "Free some space, then run the same command.")
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise DatoolError(
-            f"cannot write {path}: {error.strerror}.", "Free some space or give permission, then run the same command."
-        ) from error
+        row = CloudRow(**{name: value for name, value in json.loads(line).items() if name in known})
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return row if row.status in STATUSES and isinstance(row.input, str) else None

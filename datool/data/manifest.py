@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from datool import __version__
 from datool.errors import DatoolError
@@ -87,6 +87,17 @@ class ManifestRow:
         return json.dumps(asdict(self)).encode("ascii") + b"\n"
 
 
+class Line(Protocol):
+    """A row of any manifest of ours."""
+
+    @property
+    def input(self) -> str: ...  # noqa: D102
+    def to_line(self) -> bytes: ...  # noqa: D102
+
+
+AnyRow = TypeVar("AnyRow", bound=Line)
+
+
 def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, ManifestRow]:
     """Return the rows of the manifest in ``folder`` by input, in order; empty if there is none.
 
@@ -96,27 +107,39 @@ def read_manifest(folder: Path, name: str = MANIFEST) -> dict[str, ManifestRow]:
     Raises:
         DatoolError: it cannot be read, or a line other than a cut-off last one is no row.
     """
-    path = folder / name
+    return read_rows(folder / name, _row)
+
+
+def read_rows(path: Path, parse: Callable[[bytes], AnyRow | None], what: str = "maps") -> dict[str, AnyRow]:
+    """Return the rows of a manifest by input, in order, the later of two; empty if there is none.
+
+    Args:
+        path: the file.
+        parse: a line to its row, None where it is none.
+        what: the rows are of, for messages.
+    Raises:
+        DatoolError: it cannot be read, or a line other than a cut-off last one is no row.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise DatoolError(f"cannot read {path}: {error.strerror}.", "Give another --out.") from error
-    rows: dict[str, ManifestRow] = {}
+    rows: dict[str, AnyRow] = {}
     lines = data.split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):  # what follows the last line end was cut off
-        row = _row(line)
+        row = parse(line)
         if row is None:
             raise DatoolError(
-                f"{path}, line {number}: not a row that datool wrote: {line[:60]!r}.",
+                f"{path}, line {number}: not a row of {what} that datool wrote: {line[:60]!r}.",
                 "Restore the file, or give another --out.",
             )
         rows[row.input] = row
     return rows
 
 
-def write_manifest(folder: Path, rows: Iterable[ManifestRow], name: str = MANIFEST) -> None:
+def write_manifest(folder: Path, rows: Iterable[Line], name: str = MANIFEST) -> None:
     """Write the manifest anew, one row an image, whole or not at all; it is left alone if nothing changes.
 
     Raises:
@@ -127,7 +150,7 @@ def write_manifest(folder: Path, rows: Iterable[ManifestRow], name: str = MANIFE
         write_bytes(path, data)
 
 
-def append_row(folder: Path, row: ManifestRow, name: str = MANIFEST) -> None:
+def append_row(folder: Path, row: Line, name: str = MANIFEST) -> None:
     """Append a row with one write, so that a killed process leaves it whole or cut off, and others untouched.
 
     Raises:

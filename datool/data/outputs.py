@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from datool.data.manifest import MANIFEST, ManifestRow
 from datool.errors import DatoolError
-from datool.files import IMAGE_SUFFIXES, ImageFile, check_formats, list_images, output_path
+from datool.files import IMAGE_SUFFIXES, MAP_FORMATS, ImageFile, check_formats, list_images, output_path
 from datool.files import plan_outputs as plan_stems
 from datool.files.atomic import remove
-from datool.files.clips import check_clip_formats, clip_output
-from datool.files.video import VIDEO_SUFFIXES
+from datool.files.clips import CLIP_FORMATS, check_clip_formats, clip_output
+from datool.files.video import VIDEO_SUFFIXES, numbers_in
 
 MIXING = "Give another --out, or --overwrite to do these images again."
+
+
+@dataclass(frozen=True)
+class Frames(ImageFile):
+    """Images that make a clip, with the folder, or the first and the last of some of its files, for a path.
+
+    Args:
+        frames: the files, in the order of their numbers.
+    """
+
+    frames: tuple[Path, ...] = ()
+
+
+class Done(Protocol):
+    """What a manifest says of one input."""
+
+    @property
+    def status(self) -> str: ...  # noqa: D102
+    @property
+    def outputs(self) -> Mapping[str, str]: ...  # noqa: D102
 
 
 def list_inputs(
@@ -40,11 +63,35 @@ def list_inputs(
         return photos, films
     if not 0 < sequence_hz <= 1000:
         raise DatoolError(f"--sequence {sequence_hz:g} is no rate of frames.", "Give frames a second, such as 25.")
-    folders = {file.path.parent: file.relative.parent for file in photos}
-    for folder, relative in folders.items():
-        name = Path(os.path.realpath(folder)).name if relative == Path() else relative
-        films.append(ImageFile(folder, Path(name)))
-    return [], films
+    return [], films + _sequences(photos)
+
+
+def _sequences(photos: Iterable[ImageFile]) -> list[Frames]:
+    """Return the clips that the images of each folder make: all of a folder's, or those named, ``007-012.png``."""
+    folders: dict[Path, list[ImageFile]] = {}
+    for photo in photos:
+        folders.setdefault(photo.path.parent, []).append(photo)
+    clips: list[Frames] = []
+    taken: set[Path] = set()
+    for folder, files in folders.items():
+        place = files[0].relative.parent
+        bare = Path(os.path.realpath(folder)).name if place == Path() else str(place)
+        frames = tuple(sorted((file.path for file in files), key=numbers_in))
+        path, part = folder, ""
+        if not _image_names(folder) <= {frame.name for frame in frames}:
+            part = f"/{frames[0].stem}-{frames[-1].stem}"
+            path = folder / (frames[0].stem + "-" + frames[-1].name)
+        # The suffix is what `plan_stems` takes off, so that a folder's own dots stay.
+        names = (Path(f"{bare}{'' if number == 1 else f'-{number}'}{part}.frames") for number in count(1))
+        relative = next(name for name in names if name not in taken)
+        taken.add(relative)
+        clips.append(Frames(path, relative, frames))
+    return clips
+
+
+def _image_names(folder: Path) -> set[str]:
+    names = os.listdir(folder) if folder.is_dir() else []
+    return {name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")}
 
 
 def plan_outputs(
@@ -59,6 +106,9 @@ def plan_outputs(
     Raises:
         DatoolError: none given, unknown, or two that would write the same file.
     """
+    alone = [format for format in formats if format in CLIP_FORMATS and format not in MAP_FORMATS]
+    if photos and alone:
+        raise DatoolError(f"--format {alone[0]} is of films, and {photos[0].path} is a photo.", "Predict them apart.")
     if photos or not films:
         check_formats(formats)
     if films:
@@ -91,7 +141,7 @@ def check_same(out: Path, rows: Iterable[ManifestRow], wanted: ManifestRow) -> N
                 raise DatoolError(f"{out} holds maps of another run: {what} was {before}, now {asked}.", MIXING)
 
 
-def is_finished(out: Path, row: ManifestRow | None) -> bool:
+def is_finished(out: Path, row: Done | None) -> bool:
     """Tell whether an input is done and its outputs are there."""
     return row is not None and row.status == "done" and all((out / path).exists() for path in row.outputs.values())
 

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from datool.data.manifest import MANIFEST
-from datool.data.sources.decode import read_png16
+from datool.data.sources.decode import read_png8, read_png16
 from datool.data.sources.manifest import Entry, entries, read_entry
-from datool.depth import Ambiguity, Camera, DepthMap, Quantity
+from datool.depth import Ambiguity, Camera, DepthMap, Quantity, same_aspect
 from datool.errors import DatoolError
 from datool.files import IMAGE_SUFFIXES, ImageFile, list_images, read_image, read_map, read_meta
 from datool.files.images import explained
@@ -25,7 +25,13 @@ from datool.geometry.poses import to_pose
 
 # What is never a photo; a PNG, TIFF or EXR is a map if it says so itself.
 MAP_SUFFIXES = frozenset({".npy", ".npz", ".pfm"})
-SAY = "Say what the numbers are: --quantity depth for metres; --quantity disparity --ambiguity scale-and-shift."
+# What a reader's words ask the user for.
+HINTS = {
+    "does not say": "Say what the numbers are: --quantity depth for metres; --quantity disparity --ambiguity "
+    "scale-and-shift.",
+    "above 0, got 0.": "If 0 means unknown, give --divisor 1.",
+    "expected (H, W) floats": "Whole numbers, and (H, W, 1), need --divisor: 1 for metres, 1000 for millimetres.",
+}
 
 
 @dataclass(frozen=True)
@@ -34,14 +40,20 @@ class Meaning:
 
     Args:
         quantity, ambiguity: of the values; None = the files say. Depth without ambiguity is in metres.
-        divisor: value = pixel / divisor, for 16-bit PNG of other programs, whose pixel 0 is unknown.
+        divisor: value = stored / divisor, above 0, for files of other programs, in which 0 is unknown.
         photos: folder with the maps' photos, of the same relative names; None = beside them, if there are any.
+    Raises:
+        DatoolError: a divisor that is none.
     """
 
     quantity: Quantity | None = None
     ambiguity: Ambiguity | None = None
     divisor: float | None = None
     photos: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.divisor is not None and not self.divisor > 0:
+            raise DatoolError(f"--divisor is {self.divisor:g}, expected a number above 0.")
 
     def __bool__(self) -> bool:
         return any(value is not None for value in (self.quantity, self.divisor, self.photos))
@@ -54,15 +66,30 @@ class Meaning:
         """
         ambiguity = self.ambiguity or (Ambiguity.NONE if self.quantity is Quantity.DEPTH else None)
         try:
-            if self.divisor is None or path.suffix.lower() != ".png":
+            stored = None if self.divisor is None else self._stored(path)
+            if stored is None:
                 return read_map(path, self.quantity, ambiguity)
             if self.quantity is Quantity.DISPARITY and ambiguity is None:
-                raise DatoolError(f"cannot read map {path}: nothing says its ambiguity.")
-            stored = read_png16(path, f"values x {self.divisor:g}")
-            values = np.where(stored > 0, stored / np.float32(self.divisor), np.nan).astype(np.float32)
+                raise DatoolError(f"cannot read map {path}: the file does not say its ambiguity.")
+            values = np.where(stored != 0, stored / np.float32(self.divisor or 1), np.nan).astype(np.float32)
             return DepthMap(values, self.quantity or Quantity.DEPTH, ambiguity or Ambiguity.NONE)
         except DatoolError as error:
-            raise DatoolError(error.problem, SAY if "does not say" in error.problem else error.hint) from error
+            hint = next((hint for words, hint in HINTS.items() if words in error.problem), error.hint)
+            raise DatoolError(error.problem, hint) from error
+
+    def _stored(self, path: Path) -> np.ndarray | None:
+        """Return the (H, W) numbers of another program's file; None if it is datool's, which needs no divisor."""
+        if path.suffix.lower() == ".png":
+            return read_png16(path, f"values x {self.divisor:g}")
+        with explained(f"map {path}"):
+            stored, said = READERS[path.suffix.lower()](path)
+        if "quantity" in said:
+            return None
+        if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
+            stored = stored[0] if stored.shape[0] == 1 else stored[:, :, 0]
+        if stored.ndim != 2 or stored.dtype.kind not in "fiu":
+            raise DatoolError(f"cannot read map {path}: got {stored.dtype} {stored.shape}, expected (H, W) numbers.")
+        return stored
 
 
 UNSAID = Meaning()
@@ -94,6 +121,11 @@ class View:
     def is_predicted(self) -> bool:
         """Whether its depth is still to be predicted."""
         return self.map is None and (self.entry is None or self.entry.depth is None)
+
+    @property
+    def has_confidence(self) -> bool:
+        """Whether its row names a confidence map."""
+        return self.entry is not None and isinstance(self.entry.fields.get("confidence"), str)
 
     def camera(self, height_px: int, width_px: int) -> Camera | None:
         """Return the row's camera of a photo of that size, if it has one."""
@@ -131,7 +163,26 @@ class View:
         given = None if self.entry is None else self.entry.fields.get("pose")
         return None if given is None else to_pose(given)
 
-    def confidence(self, shape: tuple[int, int]) -> np.ndarray | None:
+    def usable(self, shape: tuple[int, int], min_confidence: float | None) -> np.ndarray | None:
+        """Return (H, W) bool, false where a row's mask or low confidence speaks against a pixel; None if nothing does.
+
+        Args:
+            shape: of the result; the mask of a row's depth is applied to that depth already.
+            min_confidence: None = any will do.
+        Raises:
+            DatoolError: a mask or confidence is unreadable.
+        """
+        confidence = None if min_confidence is None else self._confidence(shape)
+        usable = None if confidence is None else confidence >= min_confidence
+        if self.entry is None or self.entry.mask is None or not self.is_predicted:
+            return usable
+        mask = read_png8(self.entry.mask, "a mask")
+        if not same_aspect(mask.shape, shape):
+            raise DatoolError(f"mask {self.entry.mask} is {mask.shape[1]}x{mask.shape[0]}, of another aspect.")
+        counts = cv2.resize(mask, shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
+        return counts if usable is None else usable & counts
+
+    def _confidence(self, shape: tuple[int, int]) -> np.ndarray | None:
         """Return the row's ``confidence`` map from 0 to 1, (H, W) float32 of that shape, if it has one.
 
         A PNG counts from 0 to the most that its pixels hold; other files are taken as they are.
@@ -139,10 +190,9 @@ class View:
         Raises:
             DatoolError: unreadable, or not (H, W).
         """
-        name = None if self.entry is None else self.entry.fields.get("confidence")
-        if self.entry is None or not isinstance(name, str):
+        if self.entry is None or not self.has_confidence:
             return None
-        path = _folder(self.entry) / name
+        path = _folder(self.entry) / self.entry.fields["confidence"]
         if path.suffix.lower() not in READERS:
             raise DatoolError(f"confidence {path} is '{path.suffix}', expected {', '.join(READERS)}.")
         with explained(f"confidence {path}"):
@@ -164,7 +214,7 @@ def list_views(inputs: Sequence[str], meaning: Meaning = UNSAID, exclude: Path |
     A ``.jsonl``, or a folder with ``manifest.jsonl``, is a manifest: its rows have a depth, or wait for one. With a
     ``meaning`` all else is maps. Without one, .npy, .npz and .pfm are maps, and so are a PNG, TIFF and EXR of datool's;
     a folder that holds any such is a folder of maps, and its photos are theirs; all else are photos, as
-    `datool.files.list_images` lists them.
+    `datool.files.list_images` lists them. A picture of a map that is named itself fails as one.
 
     Args:
         inputs: what the user named.
@@ -217,7 +267,7 @@ def _folder(entry: Entry) -> Path:
 def _maps(given: Path, meaning: Meaning, exclude: Path | None) -> list[View]:
     """Return the maps that a file or a folder is or holds; none if it is, or holds, photos alone."""
     if given.is_file():
-        return [_of_map(given, Path(given.name), meaning)] if _is_map(given, meaning) else []
+        return [_of_map(given, Path(given.name), meaning)] if _is_map(given, meaning, named=True) else []
     if not given.is_dir():
         return []
     found = sorted(path for path in given.rglob("*") if path.suffix.lower() in READERS and path.is_file())
@@ -227,8 +277,11 @@ def _maps(given: Path, meaning: Meaning, exclude: Path | None) -> list[View]:
     return [_of_map(path, path.relative_to(given), meaning) for path in found if _is_map(path, meaning)]
 
 
-def _is_map(path: Path, meaning: Meaning) -> bool:
-    """Tell a map from a photo, by its suffix or by what it says of itself."""
+def _is_map(path: Path, meaning: Meaning, named: bool = False) -> bool:
+    """Tell a map from a photo, by its suffix or by what it says of itself.
+
+    A picture of a map is none; but one that is named counts, so that it is refused and not taken for a photo.
+    """
     suffix = path.suffix.lower()
     if suffix in MAP_SUFFIXES or suffix not in READERS:
         return suffix in MAP_SUFFIXES
@@ -236,12 +289,13 @@ def _is_map(path: Path, meaning: Meaning) -> bool:
         said = read_meta(path)
     except DatoolError:
         return bool(meaning)
-    return "picture" not in said and ("quantity" in said or bool(meaning))
+    return named if "picture" in said else "quantity" in said or bool(meaning)
 
 
 def _of_file(file: ImageFile, meaning: Meaning) -> View:
     """Return a file that a list or a glob named: a map if it says so, else a photo."""
-    return _of_map(file.path, file.relative, meaning) if _is_map(file.path, meaning) else View(file, file.path)
+    is_map = _is_map(file.path, meaning, named=True)
+    return _of_map(file.path, file.relative, meaning) if is_map else View(file, file.path)
 
 
 def _of_map(path: Path, relative: Path, meaning: Meaning) -> View:
@@ -252,7 +306,7 @@ def _of_map(path: Path, relative: Path, meaning: Meaning) -> View:
         places, suffixes = [meaning.photos / bare, meaning.photos / bare.name], IMAGE_SUFFIXES
     endings = [end for suffix in sorted(suffixes) for end in (suffix, suffix.upper())]
     names = (Path(f"{place}{end}") for place in places for end in endings)
-    photo = next((name for name in names if name.is_file()), None)
+    photo = next((name for name in names if name.is_file() and not name.samefile(path)), None)
     if photo is None and meaning.photos is not None:
         photo = Path(f"{places[0]}.jpg")  # reading it fails and says that it is not there
     return View(ImageFile(path, relative), photo, map=path, meaning=meaning)

@@ -13,7 +13,7 @@ from pathlib import Path
 from datool.errors import DatoolError
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | bytearray) -> None:
     """Write ``data`` to ``path``; the file appears whole, replaces an old one whole, or is left as it was.
 
     The bytes go to a temporary file in the same folder (a short name, so that a 255-byte ``path`` works), are synced to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +14,7 @@ from datool.colour import between_ends, side_by_side, to_picture
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files.atomic import whole, write_bytes
+from datool.files.images import explained
 from datool.files.maps import MAP_FORMATS, encode_png16
 from datool.files.video import Clip, Encoding, Frame, film_writer
 
@@ -37,7 +38,7 @@ class ClipFormat:
     """
 
     suffix: str
-    writer: Callable[[Path, Clip, Mapping[str, str]], object]
+    writer: Callable[[Path, Clip, Mapping[str, str]], AbstractContextManager[Add]]
 
 
 def clip_output(out: Path, stem: Path, format: str) -> Path:
@@ -79,7 +80,7 @@ def clip_writer(path: Path, format: str, clip: Clip, meta: Mapping[str, str]) ->
         DatoolError: unknown format, it cannot be written, or an optional library is missing.
     """
     row = lookup(CLIP_FORMATS, format, "format of clips")
-    with row.writer(path, clip, meta) as add:  # type: ignore[attr-defined]
+    with row.writer(path, clip, meta) as add:
         yield add
 
 
@@ -98,12 +99,13 @@ def _film(
 @contextmanager
 def _folder(path: Path, clip: Clip, meta: Mapping[str, str], *, format: str) -> Iterator[Add]:
     row = MAP_FORMATS[format]
+    _check_ours(path)
     with whole(path) as folder:
         folder.mkdir()
         lines = ["file,time_s,scale,offset"]
 
         def add(frame: Frame, depth: DepthMap, ends: Ends | None) -> None:
-            name = f"{frame.number:06d}{row.suffix}"
+            name = (frame.name or f"{frame.number:06d}") + row.suffix
             own = {**meta, "time_s": f"{float(frame.time_s):.6f}"}
             if format == "png16":
                 data, numbers = encode_png16(depth, own, _span(depth, ends))
@@ -114,7 +116,23 @@ def _folder(path: Path, clip: Clip, meta: Mapping[str, str], *, format: str) -> 
             lines.append(f"{name},{float(frame.time_s):.6f},{decode}")
 
         yield add
-        write_bytes(folder / TIMES, ("\n".join(lines) + "\n").encode("ascii"))
+        write_bytes(folder / TIMES, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+
+
+def _check_ours(folder: Path) -> None:
+    """Refuse to replace a folder that holds more than a clip's frames."""
+    if not folder.is_dir():
+        return
+    table = folder / TIMES
+    with explained(str(table)):
+        lines = table.read_text("utf-8", "surrogateescape").splitlines() if table.is_file() else []
+    ours = {TIMES, *(line.rsplit(",", 3)[0] for line in lines)}
+    strange = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours)
+    if strange:
+        raise DatoolError(
+            f"cannot replace folder {folder}: it holds {strange[0]}, which is none of the frames that {TIMES} lists.",
+            "Move it, or give another --out.",
+        )
 
 
 def _span(depth: DepthMap, ends: Ends | None) -> tuple[float, float] | None:
@@ -149,9 +167,10 @@ def _ten_bits(frame: Frame, depth: DepthMap, ends: Ends | None) -> np.ndarray:
 
 # Nobody sees a difference at 18, and 'veryfast' costs a quarter of the default's time.
 EIGHT_BITS = Encoding("libx264", "yuv420p", {"crf": "18", "preset": "veryfast"})
-# Main 10 is what hardware decodes; H.264 with 10 bits is not.
+# Main 10 is what hardware decodes; H.264 with 10 bits is not. No B-frames: with them x265 gives the packets of films of
+# one or two frames no time.
 TEN_BITS = Encoding(
-    "libx265", "yuv420p10le", {"crf": "10", "preset": "fast", "x265-params": "log-level=none"}, from_rgb=False
+    "libx265", "yuv420p10le", {"crf": "10", "preset": "fast", "x265-params": "log-level=none:bframes=0"}, from_rgb=False
 )
 
 

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -104,8 +105,8 @@ def read_meta(path: str | Path) -> dict[str, str]:
     """
     path = Path(path)
     if path.suffix.lower() == ".png":
-        with explained(f"map {path}"):
-            return _png_fields(path.read_bytes())
+        with explained(f"map {path}"), open(path, "rb") as file:  # its beginning is enough
+            return _png_fields(file)
     return _read(path)[1]
 
 
@@ -206,7 +207,7 @@ def encode_png16(
 
 def _read_png16(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     data = path.read_bytes()
-    fields = _png_fields(data)
+    fields = _png_fields(io.BytesIO(data))
     if "scale" not in fields:
         got = "a picture of a map" if "picture" in fields else "a PNG without datool's text"
         raise DatoolError(
@@ -261,8 +262,8 @@ def _png(pixels: np.ndarray, text: str) -> bytes:
     return png[:after_header] + chunk + png[after_header:]
 
 
-def _png_fields(data: bytes) -> dict[str, str]:
-    header = open_lazily(io.BytesIO(data))
+def _png_fields(file: BinaryIO) -> dict[str, str]:
+    header = open_lazily(file)
     if header is None:
         raise ValueError("not a PNG")
     return _fields(header.info.get(KEY))

@@ -6,6 +6,8 @@ also where the rate varies.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,14 +27,21 @@ VIDEO_SUFFIXES = frozenset({
     ".ogv",
 })
 # fmt: on
+DIGITS = re.compile(r"[0-9]+")
 REPAIR = "Fetch it again, or let 'ffmpeg -i CLIP repaired.mp4' make what it can of it."
-# Matroska tells the length of a track in a tag; the others say what they hold in an index, which is exact.
+# Matroska tells where a track ends in a tag, AVI how many frames it has; MP4 says what it holds in an index.
 LENGTH_TAG = "DURATION"
 TOLERANCE_S = 1
 # FFmpeg's numbers: the matrix of HD video, and whether codes 16 to 235 of 255 are used or all.
 BT709, PART_OF_CODES, ALL_CODES = 1, 1, 2
-# FFmpeg writes them into MP4, but browsers and players do not play them from there.
-NOT_IN_MP4 = frozenset({"pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", "vorbis"})
+COLOURLESS = 512  # the middle of 10 bits
+# The curves of HDR, PQ and HLG, and what every other picture is in: sRGB, with the primaries of HD video. Before 18,
+# PyAV does not convert them: HDR looks pale then.
+HDR_CURVES, SRGB_CURVE, HD_PRIMARIES = (16, 18), 13, 1
+# FFmpeg writes them into MP4, the last as an experiment, but browsers and players do not play them from there.
+NOT_IN_MP4 = frozenset({"pcm_s16le", "pcm_s16be", "pcm_s24le", "pcm_s32le", "pcm_f32le", "pcm_u8", "vorbis", "truehd"})
+# AAC knows few rates; sound of another one is written at this.
+USUAL_RATE_HZ = 48_000
 
 
 @dataclass(frozen=True)
@@ -43,18 +52,20 @@ class Frame:
         number: 0, 1, 2 ... in the order of showing.
         time_s: when it is shown, from the clip's start.
         image: (H, W, 3) uint8 RGB, upright.
+        name: of its file, without suffix, if it has one of its own.
     """
 
     number: int
     time_s: Fraction
     image: np.ndarray
+    name: str = ""
 
 
 class Clip(Protocol):
     """Frames in the order of showing, as often as asked for."""
 
     path: Path
-    num_frames: int  # as the file says; 0 if it does not
+    num_frames: int  # as the file says
     rate_hz: Fraction  # mean
     time_base_s: Fraction  # every time is a multiple
     pixel_aspect: Fraction
@@ -80,6 +91,11 @@ class Film:
         with self._open() as container:
             stream = container.streams.best("video")
             context = stream.codec_context
+            if context is None:
+                raise DatoolError(
+                    f"cannot read {path}: FFmpeg has no decoder for its pictures.",
+                    "Convert it to H.264 where it plays.",
+                )
             if context.width * context.height > max_pixels:
                 raise DatoolError(
                     f"cannot read {path}: frames of {context.width}x{context.height}, more than the "
@@ -93,17 +109,21 @@ class Film:
             self.time_base_s: Fraction = stream.time_base
             self.pixel_aspect: Fraction = stream.sample_aspect_ratio or Fraction(1)
             self.sound = path if container.streams.audio else None
-            self._length_s = _seconds(stream.metadata.get(LENGTH_TAG, ""))
+            counted_s = stream.frames / self.rate_hz if container.format.name == "avi" else Fraction(0)
+            self._end_s = counted_s or _seconds(stream.metadata.get(LENGTH_TAG, ""))
             self.num_frames = stream.frames or round((container.duration or 0) * self.rate_hz / 1_000_000)
+            if not self.num_frames:  # recorded by a browser: its end was not known when it began
+                self.num_frames = sum(packet.size > 0 for packet in container.demux(stream))
 
     def frames(self, every: int = 1) -> Generator[Frame]:
-        """Yield every ``every``-th frame, upright.
+        """Yield every ``every``-th frame, upright; HDR is brought to the range of other films.
 
         Raises:
             DatoolError: the film is broken or ends too early.
         """
         with self._open() as container:
             stream = container.streams.best("video")
+            to_rgb = _to_rgb()
             stream.thread_type = "AUTO"
             start_s = _whole_ticks(_start_s(container), self.time_base_s)
             number, last_s, size = 0, None, None
@@ -123,14 +143,15 @@ class Film:
                 if number == 0 and turns % 2:
                     self.pixel_aspect = 1 / (stream.sample_aspect_ratio or Fraction(1))
                 if number % every == 0:
-                    pixels = frame.to_ndarray(format="rgb24")
-                    yield Frame(number, time_s, np.ascontiguousarray(np.rot90(pixels, turns)))
+                    yield Frame(number, time_s, np.ascontiguousarray(np.rot90(to_rgb(frame), turns)))
                 number, last_s = number + 1, time_s
+                shown_s = max(1 / self.rate_hz, (frame.duration or 0) * frame.time_base)
             if last_s is None:
                 raise DatoolError(f"cannot read {self.path}: it has no frames.", REPAIR)
-            if last_s + 1 / self.rate_hz < self._length_s - TOLERANCE_S:
+            length_s = self._end_s - start_s
+            if last_s + shown_s < length_s - TOLERANCE_S:
                 raise DatoolError(
-                    f"cannot read {self.path}: it ends at {float(last_s):.1f} of {float(self._length_s):.1f} s.", REPAIR
+                    f"cannot read {self.path}: it ends at {float(last_s):.1f} of {float(length_s):.1f} s.", REPAIR
                 )
 
     def _mean_s(self) -> Fraction:
@@ -153,20 +174,31 @@ class Film:
 
 
 class FrameFolder:
-    """Image files as a clip, in their order.
+    """Image files as a clip, in the order of the numbers in their names.
 
     Args:
         path: what the clip is called.
         files: its frames.
         rate_hz: frames a second.
         max_pixels: as for `read_image`.
+    Raises:
+        DatoolError: their names differ in more than numbers, so that they are no one clip's.
     """
 
     pixel_aspect = Fraction(1)
     sound: Path | None = None
 
     def __init__(self, path: Path, files: Sequence[Path], rate_hz: Fraction, max_pixels: int = MAX_PIXELS) -> None:
-        self.path, self.files, self.rate_hz, self.max_pixels = path, files, rate_hz, max_pixels
+        kinds = Counter(DIGITS.sub("#", file.name) for file in files)
+        if len(kinds) > 1:
+            (most, many), *_, (fewest, few) = kinds.most_common()
+            raise DatoolError(
+                f"cannot take {path} as a clip: {many} files {most}, {few} {fewest}; expected names that differ in "
+                "numbers alone.",
+                f"Name the frames: '{path / most.replace('#', '*')}'.",
+            )
+        self.files = sorted(files, key=numbers_in)
+        self.path, self.rate_hz, self.max_pixels = path, rate_hz, max_pixels
         self.num_frames = len(files)
         self.time_base_s = 1 / rate_hz
 
@@ -186,7 +218,12 @@ class FrameFolder:
                     f"{shape[1]}x{shape[0]}.",
                     "Put photos of another size elsewhere, or predict without --sequence.",
                 )
-            yield Frame(number, number / self.rate_hz, image)
+            yield Frame(number, number / self.rate_hz, image, self.files[number].stem)
+
+
+def numbers_in(file: Path) -> tuple[list[int], str]:
+    """Return what sorts files by the numbers in their names: 2 before 10."""
+    return [int(digits) for digits in DIGITS.findall(file.name)], file.name
 
 
 @dataclass(frozen=True)
@@ -291,8 +328,13 @@ class _Writer:
         if self.encoding.from_rgb:
             rgb = VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             return rgb.reformat(format=self.encoding.pixels, dst_colorspace=Colorspace.ITU709)
-        colourless = np.full((picture.shape[0] // 2, picture.shape[1]), 512, np.uint16)
-        return VideoFrame.from_ndarray(np.concatenate([picture, colourless]), format=self.encoding.pixels)
+        grey = VideoFrame(picture.shape[1], picture.shape[0], self.encoding.pixels)
+        for number, plane in enumerate(grey.planes):
+            codes = np.full((plane.height, plane.line_size // 2), COLOURLESS, np.uint16)
+            if number == 0:
+                codes[:, : plane.width] = picture
+            plane.update(codes.tobytes())
+        return grey
 
 
 class _Sound:
@@ -313,7 +355,9 @@ class _Sound:
                 self.targets[stream.index] = container.add_stream_from_template(stream)
             else:
                 layout = "mono" if stream.channels == 1 else "stereo"
-                self.targets[stream.index] = container.add_stream("aac", rate=stream.rate, layout=layout)
+                known_hz = av.Codec("aac", "w").audio_rates or []
+                rate_hz = stream.rate if stream.rate in known_hz else USUAL_RATE_HZ
+                self.targets[stream.index] = container.add_stream("aac", rate=rate_hz, layout=layout)
                 self.encoded.add(stream.index)
         known = [stream for stream in self.source.streams.audio if stream.index in self.targets]
         self.packets = self.source.demux(*known) if known else iter(())
@@ -352,6 +396,21 @@ class _Sound:
                 setattr(packet, name, getattr(packet, name) - shift)
         packet.stream = target
         self.container.mux(packet)
+
+
+def _to_rgb() -> Callable[[Any], np.ndarray]:
+    """Return what makes (H, W, 3) uint8 RGB of the frames of one film."""
+    from av.video.reformatter import VideoReformatter
+
+    reformatter = VideoReformatter()  # one for all frames: it keeps the table for HDR, which takes seconds to make
+
+    def to_rgb(frame: Any) -> np.ndarray:
+        curve, primaries = (SRGB_CURVE, HD_PRIMARIES) if frame.color_trc in HDR_CURVES else (None, None)
+        converted = reformatter.reformat(frame, format="rgb24", dst_color_trc=curve, dst_color_primaries=primaries)
+        pixels: np.ndarray = converted.to_ndarray()
+        return pixels
+
+    return to_rgb
 
 
 def library(purpose: str) -> Any:

@@ -122,6 +122,8 @@ class Cloud:
         Args:
             axes: a name of ``AXES``.
         """
+        if axes == CAMERA_AXES:
+            return self
         turn = np.array(lookup(AXES, axes, "axes"), np.float32)
         return replace(self, points_n3=self.points_n3 @ turn.T, normals_n3=self.normals_n3 @ turn.T)
 
@@ -133,6 +135,7 @@ class Cloud:
         return replace(self, points_n3=points.astype(np.float32), normals_n3=normals.astype(np.float32))
 
 
+CAMERA_AXES = "y-down"
 # Rows are the new x, y and z in the camera's axes (x right, y down, z ahead). None of them mirrors.
 AXES: dict[str, tuple[tuple[int, int, int], ...]] = {
     "y-down": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),  # OpenCV, COLMAP, Open3D

@@ -18,6 +18,7 @@ DIAGONAL_35_MM = math.hypot(24, 36)
 EXIF_IFD, MAKE, MODEL = 0x8769, 0x010F, 0x0110
 FOCAL_MM, FOCAL_35_MM = 0x920A, 0xA405
 PLANE_X, PLANE_UNIT = 0xA20E, 0xA210
+DIGITAL_ZOOM = 0xA404
 TAKEN_WIDTH, TAKEN_HEIGHT = 0xA002, 0xA003
 MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 
@@ -25,9 +26,11 @@ MM_PER_UNIT = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}
 def exif_camera(path: Path, height_px: int, width_px: int) -> tuple[Camera, str]:
     """Return the camera of a photo of that size, and the tags that told it.
 
-    In this order: FocalLengthIn35mmFilm by the frame's diagonal; FocalLength with FocalPlaneXResolution; FocalLength
-    with the sensor's size in Lensfun's table of cameras. Lengths are taken along diagonals, so that a photo that was
-    turned (by its orientation tag, or by a program) has the same. The principal point is the middle.
+    In this order: FocalLengthIn35mmFilm by the frame's diagonal; FocalLength with the sensor's size in Lensfun's table
+    of cameras, if it is installed; FocalLength with FocalPlaneXResolution, which programs leave as it was when they
+    make a photo smaller. The last two are lengthened by DigitalZoomRatio, which the first holds already, as ExifTool
+    counts it too. Lengths are taken along diagonals, so that a photo that was turned (by its orientation tag, or by a
+    program) has the same. The principal point is the middle.
 
     Args:
         path: the photo, read before with `datool.files.read_image`.
@@ -49,15 +52,22 @@ def exif_camera(path: Path, height_px: int, width_px: int) -> tuple[Camera, str]
         return focal_camera(focal_px, *upright), f"EXIF FocalLengthIn35mmFilm {equivalent_mm:g} mm"
     if not focal_mm > 0:
         raise DatoolError(f"{path} has no focal length in its EXIF.")
+    zoom, words = _number(tags.get(DIGITAL_ZOOM)), f"EXIF FocalLength {focal_mm:g} mm"
+    if zoom > 1:
+        focal_mm *= zoom
+        words += f", DigitalZoomRatio {zoom:g}"
     per_mm = _number(tags.get(PLANE_X)) / MM_PER_UNIT.get(int(_number(tags.get(PLANE_UNIT)) or 2), math.inf)
-    if per_mm > 0:
+    make, model = (str(tags.get(tag, "")).strip("\0 ") for tag in (MAKE, MODEL))
+    try:
+        crop = _crop_factor(path, make, model)
+    except DatoolError:
+        if not per_mm > 0:
+            raise
         # The resolution is of the picture as taken; it may have been made smaller since.
         scale = diagonal_px / math.hypot(*(taken or stored))
-        words = f"EXIF FocalLength {focal_mm:g} mm, FocalPlaneXResolution {per_mm:g} pixels/mm"
+        words += f", FocalPlaneXResolution {per_mm:g} pixels/mm"
         return focal_camera(focal_mm * per_mm * scale, *upright), words
-    make, model = (str(tags.get(tag, "")).strip("\0 ") for tag in (MAKE, MODEL))
-    crop = _crop_factor(path, make, model)
-    words = f"EXIF FocalLength {focal_mm:g} mm, sensor of {make} {model} (Lensfun: crop factor {crop:.3g})"
+    words += f", sensor of {make} {model} (Lensfun: crop factor {crop:.3g})"
     return focal_camera(focal_mm * crop * diagonal_px / DIAGONAL_35_MM, *upright), words
 
 

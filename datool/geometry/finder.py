@@ -8,7 +8,7 @@ from pathlib import Path
 from datool.depth import Camera
 from datool.errors import DatoolError
 from datool.geometry.exif import exif_camera
-from datool.geometry.intrinsics import IntrinsicsFile, focal_camera, fov_camera
+from datool.geometry.intrinsics import IntrinsicsFile, check_focal, check_fov, check_width, focal_camera, fov_camera
 
 WAYS = "Give --focal-px, --fov-deg or --intrinsics; or --assume-fov 60, which bends the result if it is wrong."
 
@@ -23,7 +23,7 @@ class CameraFinder:
         intrinsics: of a file.
         assume_fov: horizontal field of view where nothing is known; None = fail.
     Raises:
-        DatoolError: more than one statement.
+        DatoolError: more than one statement, or one that cannot be.
     """
 
     focal_px: float | None = None
@@ -36,6 +36,11 @@ class CameraFinder:
         given = [name for name, value in stated.items() if value is not None]
         if len(given) > 1:
             raise DatoolError(f"{' and '.join(given)} state the same thing.", "Give one of them.")
+        if self.focal_px is not None:
+            check_focal(self.focal_px)
+        for fov_deg in (self.fov_deg, self.assume_fov):
+            if fov_deg is not None:
+                check_fov(fov_deg)
 
     def find(self, path: Path, photo: Path | None, size: tuple[int, int], own: Camera | None) -> tuple[Camera, str]:
         """Return the camera, and what told it.
@@ -58,6 +63,13 @@ class CameraFinder:
                 raise DatoolError(f"{self.intrinsics.path} has no row for {photo or path}.", "Add one.")
             return known.camera(*size), f"--intrinsics {self.intrinsics.path.name}"
         if own is not None:
+            check_width(own.fx_px, own.width_px)
+            if not (0 < own.cx_px < own.width_px and 0 < own.cy_px < own.height_px):
+                raise DatoolError(
+                    f"the camera of {path} has its principal point ({own.cx_px:g}, {own.cy_px:g}) outside of the "
+                    f"image, which is {own.width_px}x{own.height_px}.",
+                    "Is camera_px of another size?",
+                )
             return own, "the data set"
         try:
             if photo is None:

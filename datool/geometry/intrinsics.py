@@ -17,16 +17,22 @@ from datool.errors import DatoolError
 from datool.files.images import explained
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-# How files name fx, fy, cx, cy (nerfstudio's last), width and height; a matrix; and the image of a row.
-NAMES = (("fx", "fy", "cx", "cy"), ("fl_x", "fl_y", "cx", "cy"))
+# How files name fx, fy, cx, cy, and how far from the top-left pixel's corner they begin to count (OpenCV in its middle,
+# nerfstudio in its corner); width and height; a matrix; and the image of a row.
+NAMES = ((("fx", "fy", "cx", "cy"), 0.5), (("fl_x", "fl_y", "cx", "cy"), 0.0))
 OWN_NAMES = ("fx_px", "fy_px", "cx_px", "cy_px")
 SIZES = (("width", "height"), ("w", "h"), ("image_width", "image_height"), ("width_px", "height_px"))
 MATRICES = ("K", "camera_matrix", "intrinsic_matrix", "intrinsics", "cam_K")
 IMAGES = ("image", "input", "name", "file_name", "file_path")
 FORMS = (
     'Write {"fx": 1000, "fy": 1000, "cx": 960, "cy": 540, "width": 1920, "height": 1080}, {"K": [[...], ...]}, '
-    'a text of fx fy cx cy or of 3x3 numbers, or a line an image: {"image": "a.jpg", "camera_px": [fx, fy, cx, cy]}.'
+    "a text of fx fy cx cy or of 3x3 numbers, both with or without width height after them, or a line an image: "
+    '{"image": "a.jpg", "camera_px": [fx, fy, cx, cy]}.'
 )
+# A pinhole camera sees no wider: its picture would be all border.
+WIDEST_DEG = 160.0
+# Without its picture's size a principal point is believed within this share of the image around the middle.
+AROUND_MIDDLE = 0.2
 
 
 @dataclass(frozen=True)
@@ -48,16 +54,20 @@ class Intrinsics:
         """Return the camera of an image of that size.
 
         Raises:
-            DatoolError: they belong to a picture of another aspect, or cannot belong to one of this size.
+            DatoolError: they belong to a picture of another aspect, or hardly belong to one of this size.
         """
         numbers = (self.fx_px, self.fy_px, self.cx_px, self.cy_px)
         if self.size is None:
-            if not (0 < self.cx_px < width_px and 0 < self.cy_px < height_px):
+            off = max(abs(self.cx_px / width_px - 0.5), abs(self.cy_px / height_px - 0.5))
+            if off > AROUND_MIDDLE:
                 raise DatoolError(
-                    f"the principal point ({self.cx_px:g}, {self.cy_px:g}) is outside the image.",
-                    f"It is {width_px}x{height_px}. Add the width and height that the numbers belong to.",
+                    f"the principal point ({self.cx_px:g}, {self.cy_px:g}) is far from the middle of the image, which "
+                    f"is {width_px}x{height_px}: are the numbers of another size?",
+                    "Add the width and height that they belong to.",
                 )
+            check_width(self.fx_px, width_px)
             return Camera(*numbers, height_px, width_px)
+        check_width(self.fx_px, self.size[1])
         if not same_aspect(self.size, (height_px, width_px)):
             raise DatoolError(
                 f"the intrinsics are of a {self.size[1]}x{self.size[0]} picture, the image is {width_px}x{height_px}: "
@@ -101,10 +111,10 @@ def focal_camera(focal_px: float, height_px: int, width_px: int) -> Camera:
     """Return a camera of square pixels whose axis meets the middle of the image.
 
     Raises:
-        DatoolError: not above 0.
+        DatoolError: not above 0, or so short that it is hardly in pixels.
     """
-    if not 0 < focal_px < math.inf:
-        raise DatoolError(f"a focal length of {focal_px:g} pixels cannot be.", "Give one above 0.")
+    check_focal(focal_px)
+    check_width(focal_px, width_px)
     return Camera(focal_px, focal_px, width_px / 2, height_px / 2, height_px, width_px)
 
 
@@ -112,19 +122,42 @@ def fov_camera(fov_deg: float, height_px: int, width_px: int) -> Camera:
     """Return a camera whose image is ``fov_deg`` wide: horizontally, from the left border to the right one.
 
     Raises:
-        DatoolError: not between 0 and 180.
+        DatoolError: not between 0 and 160.
     """
-    if not 0 < fov_deg < 180:
-        raise DatoolError(f"a field of view of {fov_deg:g} degrees cannot be.", "Give one between 0 and 180.")
+    check_fov(fov_deg)
     return focal_camera(width_px / 2 / math.tan(math.radians(fov_deg) / 2), height_px, width_px)
+
+
+def check_focal(focal_px: float) -> None:
+    """Raise a DatoolError for a focal length that no picture has."""
+    if not 0 < focal_px < math.inf:
+        raise DatoolError(f"a focal length of {focal_px:g} pixels cannot be.", "Give one above 0.")
+
+
+def check_fov(fov_deg: float) -> None:
+    """Raise a DatoolError for a field of view that no pinhole camera has."""
+    if not 0 < fov_deg <= WIDEST_DEG:
+        raise DatoolError(
+            f"a field of view of {fov_deg:g} degrees cannot be.", f"Give one between 0 and {WIDEST_DEG:g}."
+        )
+
+
+def check_width(focal_px: float, width_px: int) -> None:
+    """Raise a DatoolError for a focal length that is hardly in pixels of a picture so wide."""
+    seen_deg = math.degrees(2 * math.atan(width_px / 2 / focal_px))
+    if seen_deg > WIDEST_DEG + 1e-6:
+        raise DatoolError(
+            f"with a focal length of {focal_px:g} pixels a picture {width_px} wide would see {seen_deg:.0f} degrees.",
+            "Is it in millimetres? Pixels = millimetres * width in pixels / sensor's width in millimetres.",
+        )
 
 
 def read_intrinsics(path: Path) -> IntrinsicsFile:
     """Return the cameras of a file: JSON, JSON lines or plain numbers (``FORMS`` shows them).
 
-    ``camera_px`` and ``fx_px`` ... are datool's own names and count as datool does; all else counts from the middle of
-    the top-left pixel, as OpenCV, and half a pixel is added. Open3D's matrices, which go by columns, are turned. Lens
-    distortion is not undone.
+    ``camera_px`` and ``fx_px`` ... are datool's own names and count as datool does, and so does nerfstudio, which says
+    ``fl_x``; all else counts from the middle of the top-left pixel, as OpenCV, and half a pixel is added. Open3D's
+    matrices, which go by columns, are turned. Lens distortion is not undone.
 
     Raises:
         DatoolError: unreadable, or of no such form.
@@ -192,9 +225,9 @@ def _from_object(path: Path, row: Mapping[str, Any]) -> Intrinsics | None:
     own = row.get("camera_px") or [row[name] for name in OWN_NAMES if row.get(name) is not None]
     if own:
         return _checked(path, own, size, 0.0)
-    for names in NAMES:
+    for names, shift_px in NAMES:
         if all(name in row for name in names):
-            return _checked(path, [row[name] for name in names], size, 0.5)
+            return _checked(path, [row[name] for name in names], size, shift_px)
     for name in MATRICES:
         if name in row:
             matrix = row[name]["data"] if isinstance(row[name], dict) else row[name]
@@ -203,7 +236,12 @@ def _from_object(path: Path, row: Mapping[str, Any]) -> Intrinsics | None:
 
 
 def _from_numbers(path: Path, numbers: Sequence[float], size: tuple[int, int] | None = None) -> Intrinsics:
-    """Return fx, fy, cx, cy from four numbers or a matrix of nine."""
+    """Return fx, fy, cx, cy from four numbers or a matrix of nine, and from six or eleven their size too."""
+    if len(numbers) in (6, 11):
+        *numbers, width, height = numbers
+        if not (min(width, height) >= 1 and width % 1 == height % 1 == 0):
+            raise DatoolError(f"cannot read intrinsics {path}: a size of {width:g}x{height:g} cannot be.", FORMS)
+        size = int(height), int(width)
     if len(numbers) == 9:
         matrix = np.array(numbers, np.float64).reshape(3, 3)
         if not matrix[:2, 2].any():

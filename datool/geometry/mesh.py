@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -19,6 +20,8 @@ from datool.geometry.surface import CUT, Cut, Surface
 # A browser turns a million corners with ease; more detail than that is in the texture.
 MAX_VERTICES = 1_000_000
 JPEG_QUALITY = 92
+# The longest side of a texture that graphics cards of ten years take.
+MAX_TEXTURE_PX = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,12 +110,7 @@ def encode_glb(mesh: Mesh) -> bytes:
     """
     if not len(mesh.faces_m3):
         raise DatoolError("there is no surface to write as a mesh: no triangle is left.", "Write points: --format ply.")
-    try:
-        import trimesh
-    except ImportError as error:
-        raise DatoolError(
-            "cannot write a .glb file: glTF needs an optional library.", "Install it: pip install 'datool[glb]'."
-        ) from error
+    trimesh = load_trimesh()
     vertices = mesh.vertices_n3 @ np.array(AXES["y-up"], np.float32).T
     if mesh.texture is None:
         assert mesh.colours_n3 is not None, "a mesh has a texture or colours"
@@ -131,8 +129,27 @@ def encode_glb(mesh: Mesh) -> bytes:
     return data
 
 
+def load_trimesh() -> Any:
+    """Return trimesh.
+
+    Raises:
+        DatoolError: it is not installed.
+    """
+    try:
+        import trimesh
+    except ImportError as error:
+        raise DatoolError(
+            "cannot write a .glb file: glTF needs an optional library.", "Install it: pip install 'datool[glb]'."
+        ) from error
+    return trimesh
+
+
 def _jpeg(texture: np.ndarray) -> Image.Image:
     """Return the texture as Pillow's view of a JPEG, which trimesh then writes as one."""
+    smaller = MAX_TEXTURE_PX / max(texture.shape)
+    if smaller < 1:
+        height, width = (max(1, round(side * smaller)) for side in texture.shape[:2])
+        texture = cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
     data = io.BytesIO()
     Image.fromarray(texture).save(data, "JPEG", quality=JPEG_QUALITY)
     return Image.open(data)

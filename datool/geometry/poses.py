@@ -41,6 +41,17 @@ class Poses:
         tails = (str(PurePath(*parts[start:])) for start in range(len(parts)))
         return next((self.rows[tail] for tail in tails if tail in self.rows), None)
 
+    def check_number(self, num: int) -> None:
+        """Refuse a file that gives poses by the order of the inputs, but not one for each of ``num``.
+
+        Raises:
+            DatoolError: so many or so few.
+        """
+        if self.ordered and len(self.ordered) != num:
+            raise DatoolError(
+                f"{self.path} has {len(self.ordered)} poses, the inputs are {num}: which belongs to which?", FORMS
+            )
+
 
 def read_poses(path: Path) -> Poses:
     """Return the poses of a file: JSON lines, or text of numbers (``FORMS`` shows them).
@@ -69,10 +80,12 @@ def to_pose(numbers: Sequence[Any]) -> np.ndarray:
     Args:
         numbers: 16 or 12 numbers by rows, flat or nested; or 8: time, position, quaternion x y z w.
     Raises:
-        DatoolError: another count, or the rotation is none.
+        DatoolError: another count, no rotation, a mirror, or a last row other than 0 0 0 1 (a matrix by columns).
     """
     values = np.array(numbers, np.float64).ravel()
     pose = np.eye(4)
+    if values.size == 16 and not np.allclose(values[12:], pose[3]):
+        raise DatoolError(f"the last row of a pose is {values[12:].tolist()}, expected 0 0 0 1.", "Is it by columns?")
     if values.size in (12, 16):
         pose[:3] = values[:12].reshape(3, 4)
     elif values.size == 8:
@@ -81,6 +94,8 @@ def to_pose(numbers: Sequence[Any]) -> np.ndarray:
         raise DatoolError(f"got {values.size} numbers in a pose, expected 16, 12 or 8.", FORMS)
     if not np.allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-3):
         raise DatoolError("the first three columns of a pose are no rotation.", FORMS)
+    if np.linalg.det(pose[:3, :3]) < 0 or not np.isfinite(pose).all():
+        raise DatoolError("a pose mirrors the scene, or is not finite.", "Give x right, y down, z ahead.")
     return pose
 
 

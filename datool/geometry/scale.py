@@ -43,9 +43,12 @@ class ScaleFinder:
             photo: by which calibrations know it.
             model: name, hash and input size of what predicted the map, where that is known and not checked yet.
         Raises:
-            DatoolError: it lacks scale, and nothing gives one; or the calibration is of another photo or model.
+            DatoolError: it lacks scale, and nothing gives one; or the calibration is of another photo or model, or not
+                needed.
         """
         if map.ambiguity is Ambiguity.NONE:
+            if self.calibrations is not None:
+                raise DatoolError(f"the depth of {photo} is metric already.", "Leave --calibration out.")
             return map.to(Quantity.DEPTH), ""
         if self.calibrations is not None:
             if model is not None:

@@ -325,8 +325,14 @@ class _OnGround(_Way):
             f"ground plane, camera {ground.height_m:g} m above it, {direction}",
             lambda photo, size: ground_known(ground, finder.find(photo.path, photo.path, size, None)[0]),
         )
+        self.finder = finder
         # The disparity at the horizon, of a camera that looks down by as much more than was said.
         self.slip_per_m = math.tan(math.radians(SLIP_DEG)) / ground.height_m
+
+    def read(self, photo: ImageFile) -> np.ndarray:
+        image = super().read(photo)
+        self.finder.find(photo.path, photo.path, image.shape[:2], None)  # without a camera it is predicted in vain
+        return image
 
     def doubted(self, found: Calibration) -> Calibration:
         share = self.slip_per_m * (found.map_far_m or 0.0)
@@ -373,6 +379,8 @@ def _choose_way(options: CalibrateOptions) -> tuple[list[ImageFile], _Way]:
         raise DatoolError(f"got {' and '.join(ways) or 'nothing'} that tells true depth.", WAYS)
     if options.divisor is not None and options.sparse is None:
         raise DatoolError("--divisor is of --sparse, which is not given.", WAYS)
+    if options.divisor is not None and not options.divisor > 0:
+        raise DatoolError(f"--divisor is {options.divisor:g}, expected a number above 0.")
     if options.labelled is not None:
         if options.inputs:
             raise DatoolError("--labelled names its photos itself.", "Leave INPUTS out.")
@@ -421,7 +429,14 @@ def _sparse(place: str, divisor: float | None, num: int) -> _Way:
         if found is None:
             raise DatoolError(f"--sparse {place} has no depth of {photo.path}.", "Leave the photo out, or add it.")
         datools_png = found.path.suffix.lower() == ".png" and divisor is None
-        return map_known(replace(found, divisor=None if datools_png else divisor or 1.0).read(), size)
+        try:
+            depth = replace(found, divisor=None if datools_png else divisor or 1.0).read()
+        except DatoolError as error:
+            hint = "Say how its pixels become metres: --divisor 256 (KITTI), 1000 (millimetres)."
+            raise DatoolError(
+                error.problem, hint if "without datool's text" in error.problem else error.hint
+            ) from error
+        return map_known(depth, size)
 
     return _Way("sparse depth", known)
 

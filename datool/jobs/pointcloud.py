@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections import Counter
@@ -19,12 +18,14 @@ import numpy as np
 from datool import __version__
 from datool.calibration import read_calibration
 from datool.colour import to_picture
-from datool.data.cloud_manifest import CloudRow, append_cloud, read_clouds, sweep, write_clouds
-from datool.data.manifest import MANIFEST
+from datool.data.cloud_manifest import CloudRow, read_clouds
+from datool.data.manifest import MANIFEST, append_row, write_manifest
+from datool.data.outputs import MIXING, is_finished, sweep
 from datool.data.views import UNSAID, Meaning, View, list_views
 from datool.depth import Ambiguity, Camera, DepthMap
 from datool.errors import DatoolError, lookup
 from datool.files import held, plan_outputs, read_image, write_bytes
+from datool.files.atomic import disk_is_full
 from datool.files.images import explained
 from datool.geometry import (
     AXES,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 FUSED = "fused"
 # A voxel of fused frames where none is given: this share of the first frame's median depth.
 FUSED_VOXEL = 0.005
-MIXING = "Give another --out, or --overwrite to do these again."
 # Options that do not decide what is in the files.
 UNSETTLED = ("inputs", "out", "model", "device", "overwrite")
 
@@ -158,6 +158,8 @@ def pointcloud(options: CloudOptions, progress: Callable[[CloudProgress], None] 
     _check(options)
     out = options.out
     views = list_views(options.inputs, options.meaning, exclude=out)
+    if options.min_confidence is not None and not any(view.has_confidence for view in views):
+        raise DatoolError("--min-confidence is given, but no row has a confidence map.", 'Name it in "confidence".')
     plan = {view.key: out / stem for view, stem in zip(views, plan_outputs([v.file for v in views]), strict=True)}
     if len(plan) < len(views):
         twice = next(key for key, times in Counter(view.key for view in views).items() if times > 1)
@@ -168,14 +170,14 @@ def pointcloud(options: CloudOptions, progress: Callable[[CloudProgress], None] 
         rows = read_clouds(out)
         run = _Run(options, rows, plan, progress)
         keys = [*plan, run.fused] if options.fuse else list(plan)
-        finished = {key for key in keys if key in rows and rows[key].is_finished(out) and not options.overwrite}
+        finished = {key for key in keys if key in rows and is_finished(out, rows[key]) and not options.overwrite}
         if options.fuse and len(finished) < len(keys):
             finished = set()  # every frame is in the result
         todo = [view for view in views if view.key not in finished]
         run.check(todo)
-        sweep(plan[view.key].parent for view in todo if view.key in rows)
+        sweep({out} | {plan[view.key].parent for view in todo if view.key in rows})
         rows |= {key: CloudRow(key, "pending", run.settings) for key in keys if key not in finished}
-        write_clouds(out, rows.values())
+        write_manifest(out, rows.values())
         run.process(todo, len(views) - len(todo))
     made = [rows[key] for key in keys if key not in finished]
     return CloudSummary(
@@ -210,6 +212,8 @@ class _Run:
         calibrations = None if options.calibration is None else read_calibration(options.calibration)
         self.scale = ScaleFinder(calibrations, str(options.calibration), options.relative)
         self.poses = None if options.poses is None else read_poses(options.poses)
+        if self.poses is not None:
+            self.poses.check_number(len(plan))
         self.number = {key: number for number, key in enumerate(plan)}
         self.cut = Cut(options.edge, options.grazing_deg, options.max_depth_m)
 
@@ -249,7 +253,7 @@ class _Run:
                 for row, shot in self._shots(todo):
                     self._record(row if shot is None else self._write(row, shot))
         finally:
-            write_clouds(self.options.out, self.rows.values())
+            write_manifest(self.options.out, self.rows.values())
 
     # From a picture to a shot
 
@@ -291,8 +295,11 @@ class _Run:
         )
 
         def read(view: View) -> np.ndarray:
+            # What has no calibration, or a camera that nobody knows, is not worth predicting.
+            if self.scale.calibrations is not None:
+                self.scale.calibrations.of(str(view.file.path))
             image = read_image(view.file.path)
-            self._camera(view, image)  # what nobody knows the camera of is not worth predicting
+            self._camera(view, image)
             return image
 
         with closing(predictor.stream(photos, read, keep_images=True)) as predictions:
@@ -335,8 +342,7 @@ class _Run:
         """Return the row with what is known of the shot, and the shot."""
         options, (camera, told) = self.options, found
         metric, how = self.scale.depth(depth, view.photo or view.file.path, view.predicted_by())
-        usable = None if options.min_confidence is None else view.confidence(depth.shape)
-        usable = None if usable is None else usable >= options.min_confidence
+        usable = view.usable(depth.shape, options.min_confidence)
         photo = to_picture(depth) if image is None else image
         shot = Shot.of(metric, camera, photo, self.cut, usable, "m" if metric.ambiguity is Ambiguity.NONE else "")
         pose = self._pose(view, camera).tolist() if options.fuse else None
@@ -375,7 +381,7 @@ class _Run:
             row = self._written(row, Scene(seen, lambda: mesh, first.shot.camera, first.pose, voxel=voxel))
             self._record(row, counted=False)
         except DatoolError as error:
-            if _is_full(error):
+            if disk_is_full(error):
                 raise
             self._record(_failed(row, error), counted=False)
 
@@ -391,7 +397,7 @@ class _Run:
             cloud = cloud.by_voxel(voxel) if voxel else cloud
             return self._written(row, Scene(cloud, shot.mesh, shot.camera, voxel=voxel))
         except DatoolError as error:
-            if _is_full(error):
+            if disk_is_full(error):
                 raise
             return _failed(row, error)
 
@@ -420,7 +426,7 @@ class _Run:
 
     def _record(self, row: CloudRow, counted: bool = True) -> None:
         self.rows[row.input] = row
-        append_cloud(self.options.out, row)
+        append_row(self.options.out, row)
         if counted:
             name = "done" if row.status == "done" else "failed"
             self.counts = replace(self.counts, **{name: getattr(self.counts, name) + 1})
@@ -431,13 +437,17 @@ def _check(options: CloudOptions) -> None:
     """Refuse what cannot be, before anything is read."""
     lookup(AXES, options.axes, "axes")
     for format in options.formats:
-        lookup(CLOUD_FORMATS, format, "format")
+        lookup(CLOUD_FORMATS, format, "format").prepare()
     if not options.formats:
         raise DatoolError("no output format given.", f"Known: {', '.join(CLOUD_FORMATS)}.")
     for name in ("voxel_m", "max_points", "max_depth_m", "edge"):
         value = getattr(options, name)
         if value is not None and not value > 0:
             raise DatoolError(f"--{name.replace('_', '-')} is {value:g}, expected a number above 0.")
+    if not 0 <= options.grazing_deg < 90:
+        raise DatoolError(f"--grazing-deg is {options.grazing_deg:g}, expected 0 to 90 degrees.")
+    if options.seed < 0:
+        raise DatoolError(f"--seed is {options.seed}, expected 0 or more.")
     if options.relative and (options.max_depth_m or options.voxel_m or options.fuse):
         raise DatoolError("--relative makes clouds without metres.", "Drop --max-depth-m, --voxel-m and --fuse.")
     if options.poses is not None and not options.fuse:
@@ -461,7 +471,3 @@ def _settings(options: CloudOptions) -> dict[str, Any]:
 
 def _failed(row: CloudRow, error: DatoolError) -> CloudRow:
     return replace(row, status="failed", reason=str(error), outputs={})
-
-
-def _is_full(error: DatoolError) -> bool:
-    return isinstance(error.__cause__, OSError) and error.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
