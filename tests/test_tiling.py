@@ -98,6 +98,12 @@ def test_any_size_of_picture_and_tile_fits(tile, size):
     assert depth.shape == size and np.abs(depth.values - image[..., 0]).max() < 1e-2
 
 
+@pytest.mark.parametrize("size", [(1, 9000), (9000, 2)])
+def test_a_picture_of_a_few_rows_has_a_map(size):
+    image = np.full((*size, 3), 7, np.uint8)
+    assert np.allclose(Tiled(Seen(), 64).predict([image])[0].values, 7)
+
+
 def test_no_seam_where_tiles_contradict():
     rng = np.random.default_rng(2)
     slope = np.tile(np.linspace(30, 220, 600), (600, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,89 +12,21 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from films import HEIGHT, SIGNS, WIDTH, Brightness, Held, broken, film, scene
 
 from datool.colour import between_ends, to_picture
 from datool.data.manifest import CLIPS, read_manifest
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
-from datool.estimators.clips import write_clip
 from datool.estimators.steady import Cuts, flicker, shrunk
-from datool.estimators.video import LOOK_AHEAD, RANGES, Video
+from datool.estimators.video import CHUNK_FRAMES, LOOK_AHEAD, RANGES, Video
 from datool.evaluation.alignment import fit_scale_and_shift
-from datool.files import LOCK, read_map
-from datool.files.atomic import whole
-from datool.files.clips import CLIP_FORMATS, clip_output
-from datool.files.video import Film, FrameFolder
+from datool.files import LOCK
+from datool.files.clips import CLIP_FORMATS
+from datool.files.video import Film
 from datool.jobs.predict import PredictOptions, Progress, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
-
-av = pytest.importorskip("av")
-
-HEIGHT, WIDTH = 48, 64
-SIGNS = Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT
-
-
-def scene(seed=0, height=HEIGHT, width=WIDTH):
-    pixels = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def film(path, frames, times=None, time_base=Fraction(1, 25), sound="aac", turned=0, **options):
-    """Write frames to a file, by default 25 a second; times are ticks of the time base."""
-    with av.open(str(path), "w", **options) as container:
-        pictures = container.add_stream("libx264", rate=25, options={"crf": "15", "bf": "2"})
-        pictures.width, pictures.height, pictures.pix_fmt = frames[0].shape[1], frames[0].shape[0], "yuv420p"
-        pictures.codec_context.time_base = time_base
-        if turned:
-            if not hasattr(pictures, "set_display_rotation"):
-                pytest.skip("this PyAV cannot write a rotation")
-            pictures.set_display_rotation(turned)
-        audio = container.add_stream(sound, rate=16000, layout="mono") if sound else None
-        for number, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = number if times is None else times[number], time_base
-            container.mux(pictures.encode(frame))
-            if audio is not None:
-                noise = np.random.default_rng(number).integers(-3000, 3000, (1, 640), dtype=np.int16)
-                samples = av.AudioFrame.from_ndarray(noise, format="s16", layout="mono")
-                samples.sample_rate, samples.time_base, samples.pts = 16000, Fraction(1, 16000), number * 640
-                container.mux(audio.encode(samples))
-        for stream in (pictures, audio):
-            if stream is not None:
-                container.mux(stream.encode())
-    return path
-
-
-class Brightness:
-    """An estimator that sees near where it is bright, in a scale and shift of its own for each frame, as asked."""
-
-    def __init__(self, scales=(1.0,), shifts=(0.0,)):
-        self.scales, self.shifts, self.number = scales, shifts, 0
-
-    def predict(self, images):
-        maps = []
-        for image in images:
-            scale, shift = (some[self.number % len(some)] for some in (self.scales, self.shifts))
-            maps.append(DepthMap((scale * image[..., 1] + shift).astype(np.float32), *SIGNS))
-            self.number += 1
-        return maps
-
-
-class Held:
-    """Frames in memory as a clip."""
-
-    path, sound = Path("held"), None
-    rate_hz, time_base_s, pixel_aspect = Fraction(25), Fraction(1, 25), Fraction(1)
-
-    def __init__(self, images):
-        from datool.files.video import Frame
-
-        self.all = [Frame(number, Fraction(number, 25), image) for number, image in enumerate(images)]
-        self.num_frames = len(self.all)
-
-    def frames(self, every=1):
-        yield from self.all[::every]
 
 
 def shown(estimator, images, range="clip", flow=False):
@@ -225,122 +158,6 @@ def test_what_cannot_be_is_refused():
         Video(Brightness(), "frame", flow=True)
 
 
-# Files
-
-
-def containers(folder):
-    """One film a kind: (file, frames, times in s)."""
-    images = [scene(number // 10) for number in range(24)]
-    even = [Fraction(number, 25) for number in range(24)]
-    varied = [number if number < 8 else 8 + 3 * (number - 8) for number in range(24)]
-    yield film(folder / "even.mp4", images), even
-    yield film(folder / "varied.mp4", images, varied), [Fraction(tick, 25) for tick in varied]
-    yield film(folder / "varied.mkv", images, varied), [Fraction(tick, 25) for tick in varied]
-    yield film(folder / "silent.mov", images, sound=None), even
-    yield film(folder / "raw sound.mkv", images, sound="pcm_s16le"), even
-
-
-def test_times_frames_and_sound_come_out_as_they_went_in(tmp_path):
-    for path, times in containers(tmp_path):
-        clip = Film(path)
-        assert [frame.time_s for frame in clip.frames()] == times, path
-        names = ("color", "grey10", "side-by-side", "npy")
-        outputs = {name: clip_output(tmp_path, Path("out"), name) for name in names}
-        result = write_clip(Video(Brightness()), clip, outputs, {})
-        assert (result.num_frames, result.image_size) == (24, (HEIGHT, WIDTH))
-        for name in names[:3]:
-            again = Film(outputs[name])
-            assert [frame.time_s for frame in again.frames()] == times, (path, name)
-            assert (again.sound is None) == (clip.sound is None)
-            if clip.sound is not None:
-                with av.open(str(outputs[name])) as made:
-                    sound = made.streams.audio[0]
-                    assert sound.codec_context.name == "aac"
-                    assert float(sound.duration * sound.time_base) == pytest.approx(24 / 25, abs=0.15)
-        lines = (outputs["npy"] / "frames.csv").read_text().splitlines()[1:]
-        assert [float(line.split(",")[1]) for line in lines] == pytest.approx([float(time) for time in times])
-        assert len(list(outputs["npy"].glob("*.npy"))) == 24
-
-
-def packets(path):
-    with av.open(str(path)) as container:
-        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
-
-
-def test_sound_is_copied_as_it_is(tmp_path):
-    path = film(tmp_path / "a.mp4", [scene()] * 12)
-    write_clip(Video(Brightness()), Film(path), {"color": tmp_path / "out.mp4"}, {})
-    assert packets(tmp_path / "out.mp4") == packets(path)
-
-
-def test_a_turned_film_is_upright(tmp_path):
-    path = film(tmp_path / "turned.mp4", [scene()] * 3, turned=90)
-    frame = next(Film(path).frames())
-    assert frame.image.shape == (WIDTH, HEIGHT, 3)
-    error, other = (np.abs(np.rot90(scene(), turns).astype(int) - frame.image).mean() for turns in (1, 3))
-    assert error < 10 < 30 < other
-    write_clip(Video(Brightness()), Film(path), {"side-by-side": tmp_path / "side.mp4"}, {})
-    assert next(Film(tmp_path / "side.mp4").frames()).image.shape == (WIDTH, 2 * HEIGHT + 16, 3)
-
-
-def test_odd_sizes_are_padded_to_pairs(tmp_path):
-    clip = Held([scene(0, 47, 63)] * 3)
-    write_clip(Video(Brightness()), clip, {name: tmp_path / f"{name}.mp4" for name in ("color", "grey10")}, {})
-    assert next(Film(tmp_path / "color.mp4").frames()).image.shape == (48, 64, 3)
-    assert next(Film(tmp_path / "grey10.mp4").frames()).image.shape == (48, 64, 3)
-
-
-def test_ten_bits_are_ten_bits(tmp_path):
-    ramp = np.tile(np.linspace(0, 1, WIDTH, dtype=np.float32), (HEIGHT, 1))
-
-    class Ramp:
-        def predict(self, images):
-            return [DepthMap(ramp, *SIGNS) for _ in images]
-
-    write_clip(Video(Ramp(), "frame"), Held([scene()] * 3), {"grey10": tmp_path / "a.mp4"}, {})
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        assert container.streams.video[0].codec_context.codec_tag == "hvc1"
-        frame = next(container.decode(video=0))
-        grey = frame.to_ndarray()[:HEIGHT].astype(int)
-    assert frame.format.name == "yuv420p10le" and len(np.unique(grey)) > 60
-    assert np.abs(grey - np.rint(ramp * 1023)).max() <= 4
-
-
-def test_values_are_written_as_they_are_and_png16_shares_its_scale(tmp_path):
-    images = [np.clip(scene() * gain, 0, 255).astype(np.uint8) for gain in (0.8, 0.9, 1.0)]
-    outputs = {name: tmp_path / name for name in ("npy", "png16", "npz")}
-    write_clip(Video(Brightness()), Held(images), outputs, {"model": "brightness"})
-    maps = Video(Brightness()).predict(images)
-    lines = [line.split(",") for line in (tmp_path / "png16/frames.csv").read_text().splitlines()[1:]]
-    assert len({tuple(line[2:]) for line in lines}) == 1
-    for number, depth in enumerate(maps):
-        assert np.array_equal(np.load(tmp_path / f"npy/{number:06d}.npy"), depth.values)
-        again = read_map(tmp_path / f"png16/{number:06d}.png")
-        assert np.abs(again.values - depth.values).max() <= float(lines[0][2])
-        assert again.quantity is Quantity.DISPARITY
-        assert np.array_equal(read_map(tmp_path / f"npz/{number:06d}.npz").values, depth.values)
-
-
-def broken(folder):
-    """One file a kind of harm."""
-    images = [
-        np.random.default_rng(number).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for number in range(40)
-    ]
-    good = film(folder / "good.mp4", images, options={"movflags": "+faststart"}).read_bytes()
-    (folder / "half.mp4").write_bytes(good[: len(good) // 2])
-    plain = film(folder / "plain.mp4", images).read_bytes()
-    (folder / "no index.mp4").write_bytes(plain[: len(plain) // 2])
-    loose = film(folder / "loose.mkv", images).read_bytes()
-    (folder / "half.mkv").write_bytes(loose[: len(loose) // 3])
-    (folder / "text.mp4").write_text("not a film")
-    (folder / "empty.mp4").write_bytes(b"")
-    hurt = bytearray(good)
-    hurt[len(hurt) // 2 : len(hurt) // 2 + 4000] = bytes(4000)
-    (folder / "hurt.mp4").write_bytes(bytes(hurt))
-    for name in ("good.mp4", "plain.mp4", "loose.mkv"):
-        (folder / name).unlink()
-
-
 def test_a_broken_film_is_a_failed_row_and_leaves_nothing(tmp_path, weights):
     films, out = tmp_path / "films", tmp_path / "out"
     films.mkdir()
@@ -355,6 +172,26 @@ def test_a_broken_film_is_a_failed_row_and_leaves_nothing(tmp_path, weights):
     rows = read_manifest(out, CLIPS)
     assert sorted(row.status for row in rows.values()) == ["done"] + ["failed"] * num
     assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("range", RANGES)
+def test_a_film_that_is_left_early_is_closed_though_it_is_being_read(range):
+    waiting, closed = threading.Event(), []
+
+    class Slow(Held):
+        def frames(self, every=1):
+            try:
+                for frame in self.all:
+                    if frame.number >= CHUNK_FRAMES and every == 1:
+                        waiting.wait(0.3)
+                    yield frame
+            finally:
+                closed.append(every)
+
+    stream = Video(Brightness(), range).stream(Slow([scene()] * (CHUNK_FRAMES + 1)))
+    next(stream)
+    stream.close()
+    assert closed[-1] == 1
 
 
 # The command's job
@@ -411,6 +248,13 @@ def test_films_steadied_otherwise_are_not_mixed(films, tmp_path, weights):
     assert predict(replace(options, range="ema", flow=True, overwrite=True)).films == 2
 
 
+def test_what_cannot_be_is_refused_before_any_work(films, tmp_path, weights):
+    for changes, option in (({"range": "minmax"}, "--range"), ({"range": "frame", "flow": True}, "--flow")):
+        with pytest.raises(DatoolError, match=option):
+            predict(options_for(films, tmp_path / "out", weights, **changes))
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {LOCK}
+
+
 def test_a_killed_film_leaves_nothing_half(films, tmp_path, weights):
     options = options_for(films / "a.mp4", tmp_path / "out", weights)
 
@@ -441,12 +285,57 @@ def test_a_folder_of_frames_is_one_clip(tmp_path, weights):
     assert len(failed) == 1 and "40x40" in failed[0][1]
 
 
-def test_frames_of_a_folder_are_read_in_order(tmp_path):
-    for number in range(3):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), scene(number))
-    clip = FrameFolder(tmp_path, sorted(tmp_path.iterdir()), Fraction(24))
-    assert [frame.time_s for frame in clip.frames()] == [Fraction(number, 24) for number in range(3)]
-    assert [frame.number for frame in clip.frames(2)] == [0, 2]
+def frames_in(folder, names):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        cv2.imwrite(str(folder / name), scene(number))
+
+
+def test_a_folder_of_two_kinds_of_images_is_no_clip(tmp_path, weights):
+    frames_in(tmp_path / "in/stereo", ["left_1.png", "left_2.png", "right_1.png", "right_2.png", "left_3.png"])
+    frames_in(tmp_path / "in/good", ["1.png", "2.png"])
+    options = options_for(tmp_path / "in", tmp_path / "out", weights, sequence_hz=25, formats=["npy"])
+    summary = predict(options)
+    assert summary.films == 1 and len(summary.failed) == 1
+    assert "3 files left_#.png, 2 right_#.png" in summary.failed[0][1]
+    for side, num in (("left", 3), ("right", 2)):  # as the message says
+        summary = predict(replace(options, inputs=[str(tmp_path / f"in/stereo/{side}_*.png")]))
+        assert (summary.films, summary.frames) == (1, num)
+        assert len(list((tmp_path / "out/stereo" / f"{side}_1-{side}_{num}.npy").glob("*.npy"))) == num
+
+
+def test_a_folder_that_gained_frames_is_done_again(tmp_path, weights):
+    frames_in(tmp_path / "shot", ["1.png", "2.png"])
+    options = options_for(tmp_path / "shot", tmp_path / "out", weights, sequence_hz=25, formats=["npy"])
+    assert (predict(options).frames, predict(options).frames) == (2, 0)
+    frames_in(tmp_path / "shot", ["1.png", "2.png", "3.png"])
+    assert predict(options).frames == 3
+
+
+def test_folders_of_any_names_are_clips_of_their_own(tmp_path, weights):
+    folders = ["a/shot.v1", "a/shot.v2", "b/shot.v1", "c", "c/c"]
+    for folder in folders:
+        frames_in(tmp_path / folder, [f"{folders.index(folder)}.png"])
+    inputs = [str(tmp_path / name) for name in ("a/shot.v1", "a/shot.v2", "b/shot.v1", "c")]
+    options = options_for("", tmp_path / "out", weights, sequence_hz=25, formats=["npy"], inputs=inputs)
+    assert predict(options).films == 5
+    assert {path.name for path in options.out.glob("*.npy")} == {
+        "shot.v1.npy",
+        "shot.v2.npy",
+        "shot.v1-2.npy",
+        "c.npy",
+        "c-2.npy",
+    }
+
+
+def test_what_the_user_put_into_a_folder_of_maps_is_not_lost(films, tmp_path, weights):
+    options = options_for(films / "a.mp4", tmp_path / "out", weights, formats=["npy"])
+    predict(options)
+    (options.out / "a.npy/notes.txt").write_text("mine")
+    assert "notes.txt" in predict(replace(options, overwrite=True)).failed[0][1]
+    assert (options.out / "a.npy/notes.txt").read_text() == "mine"
+    (options.out / "a.npy/notes.txt").unlink()
+    assert predict(replace(options, overwrite=True)).films == 1
 
 
 def test_formats_of_films_alone_are_refused_for_photos(films, tmp_path, weights):
@@ -460,19 +349,6 @@ def test_a_missing_library_is_named(films, tmp_path, weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     summary = predict(options_for(films / "a.mp4", tmp_path / "out", weights))
     assert "pip install 'datool[video]'" in summary.failed[0][1]
-
-
-def test_a_folder_is_replaced_whole_or_left(tmp_path):
-    target = tmp_path / "maps"
-    for content in ("old", "new"):
-        with whole(target) as folder:
-            folder.mkdir()
-            (folder / "a").write_text(content)
-    assert (target / "a").read_text() == "new"
-    with pytest.raises(ZeroDivisionError), whole(target) as folder:
-        folder.mkdir()
-        raise ZeroDivisionError
-    assert (target / "a").read_text() == "new" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_every_format_and_range_is_named_once():

@@ -87,7 +87,8 @@ class Tiled:
         if max(height, width) <= self.tile_px:
             return self.estimator.predict([image])[0]
         scale = min(1.0, max(WHOLE_PX, self.tile_px) / max(height, width))
-        small = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         whole = self.estimator.predict([small])[0]
         coarse = _values(whole)
         values = np.zeros((height, width), np.float32)

@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
+from math import ceil
 
 import numpy as np
 
@@ -84,7 +85,8 @@ class Video:
             images: (H, W, 3) uint8 RGB of equal size.
         """
         frames = (Frame(number, Fraction(number), image) for number, image in enumerate(images))
-        return [depth for _, depth, _ in self._steadied(frames)]
+        with closing(self._steadied(frames)) as steadied:
+            return [depth for _, depth, _ in steadied]
 
     def stream(self, clip: Clip) -> Generator[Shown]:
         """Yield the frames of a clip with their maps, in order.
@@ -93,40 +95,37 @@ class Video:
             DatoolError: the clip cannot be read to its end, or a frame not be predicted.
         """
         ends = self._ends_of(clip) if self.range == "clip" else None
-        with closing(clip.frames()) as frames:
-            steadied = self._steadied(frames)
+        with closing(self._steadied(clip.frames())) as steadied:
             if self.range == "ema":
                 yield from _following(steadied)
             else:
                 for frame, depth, is_cut in steadied:
                     yield Shown(frame, depth, ends, is_cut)
 
-    def _steadied(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, DepthMap, bool]]:
+    def _steadied(self, frames: Generator[Frame]) -> Generator[tuple[Frame, DepthMap, bool]]:
         steady = None if self.range == "frame" else Steady(self.flow)
-        for frame, depth in self._predicted(frames):
-            if steady is None:
-                yield frame, self.finish(depth), False
-            else:
-                steadied = steady.step(frame.image, depth)
-                yield frame, self.finish(steadied.depth), steadied.is_cut
+        with closing(self._predicted(frames)) as predicted:
+            for frame, depth in predicted:
+                if steady is None:
+                    yield frame, self.finish(depth), False
+                else:
+                    steadied = steady.step(frame.image, depth)
+                    yield frame, self.finish(steadied.depth), steadied.is_cut
 
-    def _predicted(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, DepthMap]]:
+    def _predicted(self, frames: Generator[Frame]) -> Generator[tuple[Frame, DepthMap]]:
         """Yield frames with their maps; the next ones are decoded while these are predicted."""
-        source = iter(frames)
-        pool = ThreadPoolExecutor(1, thread_name_prefix="datool-decode")
-        try:
-            coming = pool.submit(_chunk, source)
+        # The thread ends before the frames are closed, since what runs cannot be closed.
+        with closing(frames), ThreadPoolExecutor(1, thread_name_prefix="datool-decode") as pool:
+            coming = pool.submit(_chunk, frames)
             while chunk := coming.result():
-                coming = pool.submit(_chunk, source)
+                coming = pool.submit(_chunk, frames)
                 yield from zip(chunk, self.estimator.predict([frame.image for frame in chunk]), strict=True)
-        finally:
-            pool.shutdown()  # the source must stand still before it is closed
 
     def _ends_of(self, clip: Clip) -> Ends | None:
         """Return the range of a whole clip, from frames evenly apart."""
-        every = max(1, clip.num_frames // RANGE_FRAMES)
-        with closing(clip.frames(every)) as frames:
-            maps = (self.finish(depth) for _, depth in self._predicted(frames))
+        every = max(1, ceil(clip.num_frames / RANGE_FRAMES))
+        with closing(self._predicted(clip.frames(every))) as predicted:
+            maps = (self.finish(depth) for _, depth in predicted)
             ends = [ends for depth in maps if (ends := range_of(depth)) is not None]
         if not ends:
             return None
