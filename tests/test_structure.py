@@ -200,7 +200,7 @@ def test_the_package_and_its_types_load_without_torch():
 # The options of every command, frozen: whoever changes one changes it here too, and in the README and CHANGELOG.
 OPTIONS = {
     "predict": (
-        "inputs --out/-o --model --format --size --precision --device --batch-size --overwrite --max-pixels "
+        "inputs --out/-o --model --format --size --precision --device --batch-size --compile --overwrite --max-pixels "
         "--max-aspect --no-fallback --tile --overlap --range --flow --sequence --calibration --runtime --tolerance "
         "--json --quiet/-q"
     ),
@@ -225,7 +225,7 @@ OPTIONS = {
     ),
     "pseudo-label": (
         "inputs --out/-o --model --format --depth --keep-images --label-size --size --flip --confidence "
-        "--rows-per-shard --root --engine --worker --workers --precision --device --batch-size --max-aspect "
+        "--rows-per-shard --root --engine --worker --workers --precision --device --batch-size --compile --max-aspect "
         "--decoder --max-failures --status --json --quiet/-q"
     ),
     "pointcloud": (

@@ -21,7 +21,16 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto (cuda, else mps, else cpu), cuda, cuda:1, mps or cpu.")]
 Precision = Annotated[
     str,
-    typer.Option(metavar="NAME", help="fp32, bf16, fp16, or auto: bf16 where the device computes it, else fp32."),
+    typer.Option(
+        metavar="NAME", help="fp32, bf16, fp16, fp8 (recent NVIDIA GPUs), or auto: bf16 where computed, else fp32."
+    ),
+]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the network for the GPU first (NVIDIA; a minute, then kept): pays for thousands of photos.",
+    ),
 ]
 BatchSize = Annotated[
     str, typer.Option(metavar="N", help="Photos a forward: a number, or auto (1 on a CPU, what fits on a GPU).")

@@ -12,6 +12,7 @@ from datool.cli.draw import Bar, draw_rows, list_failed
 from datool.cli.options import (
     BatchSize,
     Calibration,
+    Compile,
     Device,
     Json,
     MaxAspect,
@@ -54,6 +55,7 @@ def predict(
     precision: Precision = "auto",
     device: Device = "auto",
     batch_size: BatchSize = "auto",
+    compile: Compile = False,
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = 200_000_000,
     max_aspect: MaxAspect = 8.0,
@@ -125,6 +127,7 @@ def predict(
         precision=precision,
         device=device,
         batch_size=number_or_text(batch_size),
+        compile=compile,
         overwrite=overwrite,
         max_pixels=max_pixels,
         max_aspect=max_aspect,
@@ -156,7 +159,7 @@ def _draw_predict(summary: PredictSummary) -> None:
     photos = f"{summary.done}" if summary.done or not summary.films else ""
     films = f"{summary.films} film{'s' * (summary.films > 1)} of {summary.frames} frames" if summary.films else ""
     written = ", ".join(filter(None, (photos, films)))
-    listed = ", ".join(name for name, some in (("manifest.jsonl", photos), ("clips.jsonl", films)) if some)
+    listed = ", ".join(name for name in ("manifest.jsonl", "clips.jsonl") if (summary.out / name).is_file())
     rows = {
         "written": f"{written}{rate}, {summary.seconds:.1f} s in all",
         "skipped": f"{summary.skipped}, finished earlier" if summary.skipped else "",

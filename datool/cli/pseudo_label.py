@@ -11,7 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import LINE_EVERY_S, LISTED, draw_rows, say
-from datool.cli.options import BatchSize, Device, Json, MaxAspect, Precision, Quiet, Roots, Size, number_or_text, pairs
+from datool.cli.options import (
+    BatchSize,
+    Compile,
+    Device,
+    Json,
+    MaxAspect,
+    Precision,
+    Quiet,
+    Roots,
+    Size,
+    number_or_text,
+    pairs,
+)
 
 if TYPE_CHECKING:
     from datool.data.label_set import LabelStatus
@@ -80,6 +92,7 @@ def pseudo_label(
     precision: Precision = "auto",
     device: Device = "auto",
     batch_size: BatchSize = "auto",
+    compile: Compile = False,
     max_aspect: MaxAspect = 8.0,
     decoder: Annotated[
         str,
@@ -128,6 +141,7 @@ def pseudo_label(
         size_px=size,
         precision=precision,
         batch_size=number_or_text(batch_size),
+        compile=compile,
         flip=flip,
         confidence=confidence,
         label_size=label_size,

@@ -57,18 +57,19 @@ def resize_normalised(
     """
     narrow = _resized(image_hwc.float(), 1, size[1])
     pixels = _resized(narrow, 0, size[0])
-    spread = torch.tensor(std, device=pixels.device)
-    return (pixels / 255 - torch.tensor(mean, device=pixels.device)) / spread
+    return (pixels / 255 - _on(mean, pixels.device)) / _on(std, pixels.device)
 
 
 def _resized(image_hwc: Tensor, axis: int, length: int) -> Tensor:
     places, weights = _taps(image_hwc.shape[axis], length, image_hwc.device)
-    shape = [1, 1, 1]
-    shape[axis] = length
-    return sum(
-        (image_hwc.index_select(axis, places[tap]) * weights[tap].view(shape) for tap in range(4)),
-        start=torch.zeros((), device=image_hwc.device),
-    )
+    shape = [4, length] + [1] * (2 - axis)
+    taps = image_hwc.index_select(axis, places.flatten()).unflatten(axis, (4, length))
+    return taps.mul_(weights.view(shape)).sum(axis)
+
+
+@lru_cache(maxsize=16)
+def _on(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(numbers, device=device)
 
 
 @lru_cache(maxsize=256)

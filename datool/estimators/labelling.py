@@ -27,6 +27,7 @@ from datool.data.units import Photo
 from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
 from datool.errors import DatoolError, lookup
 from datool.estimators.device_input import jpeg_decoder
+from datool.estimators.engines import TorchEngine
 from datool.estimators.predictor import GPU_BATCH_PIXELS, Prediction, Predictor, choose_device, num_workers
 from datool.estimators.preprocess import MAX_ASPECT
 from datool.files import MAP_FORMATS
@@ -50,6 +51,7 @@ class LabelOptions:
         size_px: short side of the network's input; None takes the model's.
         precision: as for `Predictor`.
         batch_size: photos a forward; ``auto``: 1 on a CPU, on a GPU as many 4:3 photos as `Predictor` takes.
+        compile: as `datool.estimators.engines.TorchEngine.compile`.
         flip: the label is the mean of the photo's and its mirror image's.
         confidence: ``image``: a number a photo, how much the two differ; ``map``: a picture of it as well.
         label_size: ``network``, or ``native``, the photo's.
@@ -63,6 +65,7 @@ class LabelOptions:
     size_px: int | None = None
     precision: str = "auto"
     batch_size: int | str = "auto"
+    compile: bool = False
     flip: bool = False
     confidence: str = "none"
     label_size: str = "network"
@@ -126,6 +129,9 @@ class Labeller:
             options.max_aspect,
             at_network_size=options.label_size == "network",
         )
+        if options.compile:
+            assert isinstance(self.predictor.engine, TorchEngine)
+            self.predictor.engine.compile()
         on_device = options.decoder == "torchvision" or (options.decoder == "auto" and chosen.type == "cuda")
         self._decode_jpeg = jpeg_decoder(self.predictor.device) if on_device else None
         self.lanes = (lanes or torch.get_num_threads()) if chosen.type == "cpu" else None
@@ -150,6 +156,7 @@ class Labeller:
             "hardware": _hardware(self.predictor.device),
             "threads": 1 if self.lanes else "any",
             "datool": __version__,
+            **({"compile": True} if options.compile else {}),
             **{name: _version(name) for name in (*LIBRARIES, *(["torchvision"] if self._decode_jpeg else []))},
         }
 

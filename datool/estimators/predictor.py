@@ -21,6 +21,7 @@ from datool.errors import DatoolError
 from datool.estimators.device_input import resize_normalised
 from datool.estimators.engines import PRECISIONS, Engine, TorchEngine, choose_device, choose_precision
 from datool.estimators.preprocess import MAX_ASPECT, network_size, to_input
+from datool.estimators.transfers import Transfers
 from datool.files import read_image
 from datool.models.depth_anything import DepthAnything
 from datool.models.weights import LoadedModel, choose_auto
@@ -46,6 +47,8 @@ Size = tuple[int, int]
 # Network pixels in a batch on a GPU: 32 photos of 518x686. What does not fit is halved until it does.
 GPU_BATCH_PIXELS = 32 * 518 * 686
 MAX_LANES = 4
+# On a GPU one batch is in the network while the maps of the other are fetched and checked.
+GPU_LANES = 2
 # Photos that may wait for others of their size before a batch that is not full is run.
 MAX_WAITING = 64
 # How PyTorch, ONNX Runtime and OpenVINO say that memory has ended.
@@ -72,12 +75,13 @@ class Prediction(Generic[Item]):
 
 @dataclass(frozen=True)
 class _Ready(Generic[Item]):
-    """A photo that was read and prepared: ``pixels`` is what the network takes, (h, w, 3) float32."""
+    """A photo that was read and prepared: ``pixels`` is what the network takes, (h, w, 3) float32, once ``sent``."""
 
     item: Item
     pixels: np.ndarray | Tensor
     image_size: Size
     image: np.ndarray | None
+    sent: torch.cuda.Event | None
 
     @property
     def network_size(self) -> Size:
@@ -91,7 +95,8 @@ class Predictor:
         model: what `datool.models.weights.load` returns, or a bare model, for PyTorch to compute; it is moved to the
             device. Or an engine that is ready, which brings its own device and precision.
         device: ``auto`` (cuda, else mps, else cpu) or a name that torch knows, such as ``cuda:1``.
-        precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 where the device computes it itself, else fp32.
+        precision: ``fp32``, ``bf16``, ``fp16``, ``fp8`` (NVIDIA GPUs since Ada), or ``auto``: bf16 where the device
+            computes it itself, else fp32.
         size_px: short side of the network's input; None takes the model's own.
         batch_size: photos a forward, or ``auto``: many on a GPU, as memory allows; 1 elsewhere, since a larger batch
             gains little there and lets a photo's neighbours change the last bits of its map.
@@ -113,6 +118,7 @@ class Predictor:
     ) -> None:
         name, net = (model.name, model.model) if isinstance(model, LoadedModel) else ("", model)
         self.engine: Engine = TorchEngine(net, device, precision, name) if isinstance(net, DepthAnything) else net
+        self._transfers = Transfers(self.engine.device)
         self.card = self.engine.card
         self.size_px = self.card.size_px if size_px is None else size_px
         self.max_aspect = max_aspect
@@ -174,14 +180,16 @@ class Predictor:
             read: item -> (H, W, 3) uint8 RGB, called in threads; a DatoolError becomes the item's result. An array, or
                 a tensor on the device or the CPU.
             keep_images: hand each photo out beside its map.
-            lanes: batches in the network at once, which share the CPU cores; None is 1 on a GPU, up to 4 on a CPU.
+            lanes: batches in the network at once, which share the CPU cores; None is 2 on CUDA, up to 4 on a CPU.
         """
 
         def prepare(item: Item) -> _Ready[Item] | Prediction[Item]:
             try:
-                image = read(item)
-                kept = np.asarray(image) if keep_images else None
-                return _Ready(item, self.prepare(image), (image.shape[0], image.shape[1]), kept)
+                with self._transfers.inward():
+                    image = read(item)
+                    kept = np.asarray(image) if keep_images else None
+                    pixels, size = self.prepare(image), (image.shape[0], image.shape[1])
+                    return _Ready(item, pixels, size, kept, self._transfers.sent())
             except DatoolError as error:
                 return Prediction(item, error)
 
@@ -189,9 +197,11 @@ class Predictor:
         num_threads = torch.get_num_threads()
         # Several batches on a thread each keep CPU cores busier than one batch on all of them, whose threads wait for
         # the slowest at the end of every layer: badly so where reading, writing or another program takes a core.
-        lanes = lanes or (1 if self.device.type != "cpu" else min(num_threads, MAX_LANES))
+        lanes = lanes or {"cpu": min(num_threads, MAX_LANES), "cuda": GPU_LANES}.get(self.device.type, 1)
         running: deque[Future[list[Prediction[Item]]]] = deque()
-        pool = ThreadPoolExecutor(lanes, "datool-lane", torch.set_num_threads, (max(1, num_threads // lanes),))
+        # On a GPU nothing is gained by it, and compiled code is compiled anew for another number.
+        share = num_threads if on_gpu else max(1, num_threads // lanes)
+        pool = ThreadPoolExecutor(lanes, "datool-lane", torch.set_num_threads, (share,))
         try:
             photos = _ahead(items, prepare, ahead=128 if on_gpu else 2 * lanes)
             for batch in self._batches(photos):
@@ -260,6 +270,7 @@ class Predictor:
         size = batch[0].network_size
         while rest := batch[len(predictions) :]:
             part = rest[: self.batch_size(size)]
+            self._transfers.receive([ready.pixels for ready in part], [ready.sent for ready in part])
             try:
                 maps = self._forward([ready.pixels for ready in part], [ready.image_size for ready in part])
             except RuntimeError as error:
@@ -276,8 +287,10 @@ class Predictor:
     @torch.inference_mode()
     def _forward(self, batch: Sequence[np.ndarray | Tensor], sizes: Sequence[Size]) -> list[DepthMap | DatoolError]:
         values_bhw = self.engine.run(torch.stack([torch.as_tensor(pixels) for pixels in batch]))
+        finite = values_bhw.isfinite().flatten(1).all(1)
         resized = [self._resize(values, size) for values, size in zip(values_bhw, sizes, strict=True)]
-        return [self._map(values.cpu().numpy()) for values in resized]
+        *maps, sound = self._transfers.fetch([*resized, finite])
+        return [self._map(values) if good else self._no_numbers() for values, good in zip(maps, sound, strict=True)]
 
     def _resize(self, values_hw: Tensor, size: Size) -> Tensor:
         if self.at_network_size:
@@ -285,9 +298,10 @@ class Predictor:
         resized = F.interpolate(values_hw[None, None], size, mode="bilinear", align_corners=self.card.align_corners)
         return resized[0, 0]
 
-    def _map(self, values: np.ndarray) -> DepthMap | DatoolError:
-        if np.isfinite(values).all():
-            return DepthMap(values, self.card.quantity, self.card.ambiguity)
+    def _map(self, values: np.ndarray) -> DepthMap:
+        return DepthMap(values, self.card.quantity, self.card.ambiguity)
+
+    def _no_numbers(self) -> DatoolError:
         return DatoolError(f"the model gave infinite or undefined values in {self.precision}.", "Use --precision fp32.")
 
     def _too_large(self, size: Size) -> DatoolError:

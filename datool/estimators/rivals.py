@@ -58,6 +58,8 @@ class Asked:
         """Return device, number type and its name."""
         device = choose_device(self.device)
         precision = "fp32" if self.precision == "auto" else choose_precision(self.precision, device)
+        if precision == "fp8":
+            raise DatoolError("precision fp8 is for datool's own models.", "Use --precision bf16.")
         return device, PRECISIONS[precision], precision
 
 

@@ -62,7 +62,7 @@ class ExportSummary:
         files: the paths; the first is what `predict --model` takes.
         model, source, licence: whose weights.
         format, precision, opset: how.
-        error, limit: against PyTorch in float32, and the largest allowed; of an encoder, of its features.
+        error, limit: against PyTorch in float32, and the largest allowed; None of an encoder, which is not compared.
         checked_on: the picture.
         size_mb: of all files, in 10^6 bytes.
         seconds: from start to end.
@@ -75,8 +75,8 @@ class ExportSummary:
     format: str
     precision: str
     opset: int | None
-    error: float
-    limit: float
+    error: float | None
+    limit: float | None
     checked_on: str
     size_mb: float
     seconds: float
@@ -161,8 +161,8 @@ def _export_encoder(options: ExportOptions, started: float) -> ExportSummary:
         format="encoder",
         precision="fp32",
         opset=None,
-        error=0.0,
-        limit=0.0,
+        error=None,
+        limit=None,
         checked_on="",
         size_mb=sum(file.stat().st_size for file in files) / 1e6,
         seconds=time.monotonic() - started,
@@ -200,6 +200,7 @@ def _calibration(given: Path | None, predictor: Predictor) -> list[np.ndarray]:
     if given is None:
         return []
     files = list_images([str(given)])
-    files = files[:: max(1, len(files) // CALIBRATION)][:CALIBRATION]
+    if len(files) > CALIBRATION:
+        files = [files[index * len(files) // CALIBRATION] for index in range(CALIBRATION)]
     inputs = (predictor.prepare(read_image(file.path)) for file in files)
     return [np.ascontiguousarray(np.asarray(pixels).transpose(2, 0, 1)[None]) for pixels in inputs]

@@ -19,10 +19,10 @@ import numpy as np
 
 from datool.calibration import Calibrations, read_calibration
 from datool.data.manifest import CLIPS, ManifestRow, append_row, read_manifest, write_manifest
-from datool.data.outputs import check_free, check_same, is_finished, key_of, list_inputs, plan_outputs, sweep
+from datool.data.outputs import Frames, check_free, check_same, is_finished, key_of, list_inputs, plan_outputs, sweep
 from datool.errors import DatoolError
 from datool.estimators.preprocess import MAX_ASPECT
-from datool.files import IMAGE_SUFFIXES, MAX_PIXELS, ImageFile, held, read_image, write_map
+from datool.files import MAX_PIXELS, ImageFile, held, read_image, write_map
 from datool.files.atomic import disk_is_full
 from datool.files.video import Clip, Film, FrameFolder
 
@@ -50,6 +50,7 @@ class PredictOptions:
         formats: names of `datool.files.MAP_FORMATS`; of films also ``grey10``.
         size_px: short side of the network's input; None takes the model's.
         precision, device, batch_size: as for `Predictor`.
+        compile: as `datool.estimators.engines.TorchEngine.compile`.
         runtime, tolerance: as for `datool.estimators.choice.choose`; ``auto`` takes what ``out`` was begun with.
         overwrite: do all images again, and replace files that stand in the way.
         max_pixels, max_aspect: larger and more elongated photos fail.
@@ -68,6 +69,7 @@ class PredictOptions:
     precision: str = "auto"
     device: str = "auto"
     batch_size: int | str = "auto"
+    compile: bool = False
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     max_aspect: float = MAX_ASPECT
@@ -161,6 +163,7 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
 
     from datool.estimators.predictor import Predictor
     from datool.estimators.tiling import Tiled
+    from datool.estimators.video import Video
 
     with held(out):
         rows, film_rows = read_manifest(out), read_manifest(out, CLIPS)
@@ -174,6 +177,7 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
             estimator = Tiled(predictor, options.tile_px, options.overlap_px)
         elif options.overlap_px is not None:
             raise DatoolError("--overlap is that of tiles.", "Give --tile too.")
+        Video(estimator, options.range, options.flow)  # refuses what cannot be early
         if calibrations is not None:
             calibrations.check_model(loaded.name, loaded.sha256, predictor.size_px)
         pending = ManifestRow(
@@ -195,12 +199,12 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
             check_same(out, film_rows.values(), pending_film)
         known = rows | film_rows
         photos, films = (
-            [file for file in some if options.overwrite or not is_finished(out, known.get(key_of(file)))]
+            [file for file in some if options.overwrite or not _is_finished(out, known.get(key_of(file)), file)]
             for some in (photos, films)
         )
         todo = [*photos, *films]
         check_free(files, todo, plan, out, known, options.overwrite)
-        sweep({path.parent for file in todo if key_of(file) in known for path in plan[key_of(file)].values()})
+        sweep({out} | {path.parent for file in todo if key_of(file) in known for path in plan[key_of(file)].values()})
         rows |= {key_of(file): replace(pending, input=key_of(file)) for file in photos}
         film_rows |= {key_of(file): replace(pending_film, input=key_of(file)) for file in films}
         work_started = time.monotonic()
@@ -282,6 +286,8 @@ class _Run:
         write_manifest(self.options.out, self.rows.values())
 
     def _read(self, file: ImageFile) -> np.ndarray:
+        if self.calibrations is not None:
+            self.calibrations.of(key_of(file))  # what has none is not worth predicting
         return read_image(file.path, self.options.max_pixels)
 
     def _finish(self, prediction: Prediction[ImageFile]) -> ManifestRow:
@@ -345,11 +351,16 @@ def _write_films(
 
 
 def _open(file: ImageFile, options: PredictOptions) -> Clip:
-    if options.sequence_hz is None or not file.path.is_dir():
+    if not isinstance(file, Frames) or options.sequence_hz is None:
         return Film(file.path, options.max_pixels)
-    frames = sorted(path for path in file.path.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
     rate_hz = Fraction(options.sequence_hz).limit_denominator(1001)
-    return FrameFolder(file.path, [path for path in frames if path.name[0] != "."], rate_hz, options.max_pixels)
+    return FrameFolder(file.path, file.frames, rate_hz, options.max_pixels)
+
+
+def _is_finished(out: Path, row: ManifestRow | None, file: ImageFile) -> bool:
+    """Tell whether an input is done; a folder that gained or lost frames is not."""
+    changed = isinstance(file, Frames) and row is not None and row.num_frames != len(file.frames)
+    return is_finished(out, row) and not changed
 
 
 def _choose_model(
@@ -380,6 +391,7 @@ def _choose_engine(
     progress: Callable[[Progress], None],
 ) -> Engine:
     from datool.estimators.choice import PHOTOS, choose
+    from datool.estimators.engines import TorchEngine
 
     runtime, precision = options.runtime, options.precision
     if runtime == "auto" and rows and not options.overwrite:
@@ -390,7 +402,9 @@ def _choose_engine(
         images = []
         for file in photos[:PHOTOS]:
             with suppress(DatoolError):  # its row will tell
-                images.append(read_image(file.path, options.max_pixels))
+                image = read_image(file.path, options.max_pixels)
+                if max(image.shape[:2]) <= options.max_aspect * min(image.shape[:2]):
+                    images.append(image)
         for film in films[: PHOTOS - len(images)]:
             with suppress(DatoolError), closing(_open(film, options).frames()) as frames:
                 images.append(next(frames).image)
@@ -399,6 +413,10 @@ def _choose_engine(
     engine, reason = choose(loaded, runtime, options.device, precision, options.tolerance, first, options.size_px)
     if reason:
         progress(Progress(0, message=reason))
+    if options.compile:
+        if not isinstance(engine, TorchEngine):
+            raise DatoolError(f"--compile is for PyTorch, not for {engine.runtime}.", "Drop it, or --runtime.")
+        engine.compile(replay=True)
     return engine
 
 
