@@ -9,6 +9,7 @@ from random_models import alive
 from datool.estimators.choice import error_of
 from datool.estimators.cpu import PackedLinear, packed, takes_bf16
 from datool.models.depth_anything import build_model
+from datool.models.encoders import build_encoder
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
@@ -43,6 +44,21 @@ def test_bf16_is_nearer_than_autocast(name):
     here = error_of(fast(image).numpy(), before.numpy())
     assert 0 < here < min(0.02, there)
     assert torch.equal(net(image), before)
+
+
+@torch.inference_mode()
+def test_layers_that_differ_are_left_alone():
+    """timm's EVA reads the weight of its first linear layer itself; in a gated MLP the activation takes half of it."""
+    from timm.layers import GluMlp
+
+    eva = build_encoder("timm:eva02_tiny_patch14_224").eval()
+    image = torch.rand(1, 3, 224, 224)
+    exact, got = eva(image, [1])[0], packed(eva)(image, [1])[0]
+    assert (got - exact).norm() < 1e-6 * exact.norm()
+    gated = alive("nano")
+    gated.encoder.vit.blocks[0].mlp = GluMlp(64, 128, act_layer=torch.nn.GELU)
+    image = torch.rand(1, 3, 70, 98)
+    assert (packed(gated)(image) - gated(image)).norm() < 1e-6 * gated(image).norm()
 
 
 def test_other_attention_is_left_to_autocast():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,13 +15,14 @@ from typer.testing import CliRunner
 
 from datool.cli import app
 from datool.errors import DatoolError
+from datool.estimators import exporting
 from datool.estimators.backbone import to_transformers, write_backbone
 from datool.estimators.choice import error_of
 from datool.estimators.exporting import resize_weights, staged, to_program
-from datool.jobs.export import ExportOptions, export
+from datool.jobs.export import CALIBRATION, ExportOptions, _calibration, export
 from datool.models.depth_anything import build_model
 from datool.models.encoders import build_encoder, dinov2_position
-from datool.models.weights import save
+from datool.models.weights import LoadedModel, save
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,44 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     assert path.read_text() == "new" and (tmp_path / "model.bin").read_text() == "weights"
 
 
+def test_a_graph_never_stands_beside_other_weights(tmp_path, monkeypatch):
+    path = tmp_path / "model.xml"
+    path.write_text("old")
+    path.with_suffix(".bin").write_text("old weights")
+    moved, replace = [], os.replace
+
+    def killed(source, target):
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt), staged(path) as draft:
+        draft.write_text("new")
+        draft.with_suffix(".bin").write_text("new weights")
+    assert path.with_suffix(".bin").read_text() == "new weights" and not path.exists()
+
+
+def test_onnx_ends_at_2_gib(tmp_path):
+    with torch.device("meta"):
+        giant = build_model("depth-anything-v2-giant")
+    with pytest.raises(DatoolError, match=r"2 GiB.*openvino"):
+        exporting.export(LoadedModel(giant, "depth-anything-v2-giant", "", ""), tmp_path / "g.onnx", "onnx", "fp32")
+
+
+def test_calibration_takes_pictures_from_the_whole_folder(tmp_path):
+    for number in range(90):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((2, 2, 3), number, np.uint8))
+
+    class Stub:
+        prepare = staticmethod(np.asarray)
+
+    taken = [int(picture.max()) for picture in _calibration(tmp_path, Stub())]
+    assert len(taken) == len(set(taken)) == CALIBRATION
+    assert taken == sorted(taken) and taken[0] == 0 and taken[-1] >= 88 and max(np.diff(taken)) == 2
+
+
 @pytest.mark.parametrize("name", ["nano", "dinov2-small"])
 @torch.inference_mode()
 def test_timm_and_transformers_load_the_encoder(tmp_path, name):
@@ -179,3 +220,5 @@ def test_the_error_is_relative_to_the_spread():
     assert error_of(exact, exact) == 0
     assert error_of(exact + 1, exact) == pytest.approx(1.0)
     assert error_of(10 * exact + 10, 10 * exact) == pytest.approx(1.0)
+    flat = np.ones((2, 2), np.float32)
+    assert error_of(flat, flat) == 0 and error_of(flat + 1, flat) == np.inf

@@ -212,8 +212,48 @@ def test_weights_are_converted_once(loaded, exported, photos, tmp_path, monkeypa
         engine, _ = choose(loaded, "onnx")
         assert (engine.runtime, engine.precision) == ("onnx", "fp32")
     assert calls == ["onnx"] and len(list(choice.cache_folder().iterdir())) == 1
+    next(choice.cache_folder().iterdir()).write_bytes(b"cut off")
+    assert choose(loaded, "onnx")[0].runtime == "onnx" and len(calls) == 2
+    monkeypatch.setattr(choice, "_code", lambda: "changed")
+    assert choose(loaded, "onnx")[0].runtime == "onnx" and len(calls) == 3
     with pytest.raises(DatoolError, match="--calibrate"):
         choose(loaded, "openvino", precision="int8")
+
+
+def test_auto_does_not_stumble_over_a_photo_that_is_refused(loaded, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(choice, "_installed", lambda name: name == "torch")
+    save(tmp_path / "nano.safetensors", loaded.model, "nano")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 90, 3), np.uint8))
+    cv2.imwrite(str(tmp_path / "b.png"), photos[0])
+    inputs = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    options = PredictOptions(
+        inputs, tmp_path / "out", str(tmp_path / "nano.safetensors"), ("npy",), runtime="auto", tolerance=1.0
+    )
+    summary = predict(options)
+    assert summary.done == 1 and "--max-aspect" in summary.failed[0][1]
+
+
+def test_forms_of_openvino_are_few_where_weights_are_large(monkeypatch):
+    monkeypatch.setattr(runtimes._PerSize, "_compile", lambda self, size: Form())
+
+    class Form:
+        def create_infer_request(self):
+            return self
+
+        def infer(self, inputs):
+            return {"depth": inputs["image"]}
+
+    for weights_bytes, kept in ((1 << 20, 1), (99 << 20, 12), (400 << 20, 5), (5 << 30, 2)):
+        forms = runtimes._PerSize(None, None, {}, weights_bytes)
+        for width in (*range(1, 20), 3):
+            assert forms.run(np.zeros((1, 3, 1, width))).shape[-1] == width
+        assert len(forms._compiled) == kept and list(forms._compiled)[-1] in ((), (1, 3, 1, 3))
+
+
+def test_a_package_says_which_sizes_it_cannot_take(exported, photos):
+    engine = runtimes.engine(runtimes.read(exported("torch-export")[0]))
+    with pytest.raises(DatoolError, match=r"cannot take an input of 42x28.*--size"):
+        Predictor(engine, size_px=28).predict(photos[0])
 
 
 def test_a_missing_library_names_its_extra():

@@ -116,9 +116,9 @@ def packed(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
         if low and _is_plain_attention(module):
             _pack_attention(module)
         for child_name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                # timm's MLP: the activation stands beside its linear layer.
-                act = getattr(module, "act", None) if child_name == "fc1" else None
+            if isinstance(child, nn.Linear) and not hasattr(module, "q_bias"):  # with it timm reads the weight itself
+                # timm's MLP: the activation stands beside its linear layer, and takes all that it gives.
+                act = getattr(module, "act", None) if type(module).__name__ == "Mlp" and child_name == "fc1" else None
                 gelu = isinstance(act, nn.GELU) and act.approximate == "none"
                 setattr(module, child_name, PackedLinear(child, gelu, dtype))
                 if gelu:

@@ -73,6 +73,9 @@ def export(
             f"--format {format} is written in {', '.join(row.precisions)}, not in {precision}.",
             "--format openvino has fp32, bf16 and int8.",
         )
+    weights_bytes = 4 * sum(parameter.numel() for parameter in model.model.parameters())
+    if format == "onnx" and weights_bytes >= 1 << 31:
+        raise DatoolError(f"{model.name} does not fit in an ONNX file: these end at 2 GiB.", "Take --format openvino.")
     entry = metadata(model, format, precision, opset if format == "onnx" else None)
     row.write(to_program(model.model), path, json.dumps(entry), precision, opset, calibration)
     return entry
@@ -120,8 +123,10 @@ def staged(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".datool-", suffix=".tmp", dir=path.parent) as folder:
             yield Path(folder) / path.name
-            # The file that is looked for comes last: OpenVINO's weights lie beside it before it is there.
-            for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            files = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)
+            if len(files) > 1:  # OpenVINO's graph goes first and comes last: never beside the weights of another
+                path.unlink(missing_ok=True)
+            for file in files:
                 os.replace(file, path.with_name(file.name))
     except OSError as error:
         raise DatoolError(f"cannot write {path}: {error.strerror or error}.", "Give another --out.") from error
@@ -222,13 +227,15 @@ def _write_openvino(
 
 
 def _quantised(model: Any, calibration: Iterable[np.ndarray]) -> Any:
-    """Return the graph with its linear layers in int8; attention and the head are left as they are, see NOTES.md."""
+    """Return the graph with linear layers and attention in int8; the head is left as it is, see NOTES.md."""
     with missing("openvino"):
         import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     pictures = list(calibration)
     if not pictures:
         raise DatoolError("int8 needs pictures to calibrate on.", "Give a folder of your photos: --calibrate DIR.")
-    kinds = ("MatMul", "Convolution", "ConvolutionBackpropData", "ScaledDotProductAttention")
+    kinds = ("MatMul", "Convolution", "ConvolutionBackpropData")
     kept = [
         node.get_friendly_name()
         for node in model.get_ordered_ops()
@@ -241,13 +248,19 @@ def _quantised(model: Any, calibration: Iterable[np.ndarray]) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(pictures),
+            # The default leaves out what is rare, by which the worst of 40 photos was 4.6e-2 off instead of 2.5e-2.
+            advanced_parameters=AdvancedQuantizationParameters(
+                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            ),
             ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
         )
 
 
 def _is_linear(node: Any) -> bool:
-    inputs = [source.get_source_output().get_node().get_type_name() for source in node.inputs()]
-    return node.get_type_name() == "MatMul" and "Constant" in inputs
+    """Tell a linear layer from other products, of which that of positions has a constant too, with three sides."""
+    sources = [source.get_source_output().get_node() for source in node.inputs()]
+    weights = [node for node in sources if node.get_type_name() == "Constant" and len(node.get_output_shape(0)) == 2]
+    return node.get_type_name() == "MatMul" and bool(weights)
 
 
 @contextmanager

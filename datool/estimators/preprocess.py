@@ -13,8 +13,8 @@ import numpy as np
 from datool.errors import DatoolError
 
 MAX_ASPECT = 8.0
-# Rows that are converted to floats at once, so that a photo of 200 M pixels never stands in memory as floats.
-BAND_ROWS = 256
+# Larger photos are converted to floats so many rows at a time: one of 200 M pixels never stands in memory as floats.
+BAND_PIXELS, BAND_ROWS = 1 << 21, 256
 
 
 def network_size(
@@ -66,12 +66,14 @@ def to_input(
         (height, width, 3) float32.
     """
     height, width = size
-    # cv2 resizes columns first, then rows; doing so in two calls gives the same numbers.
-    narrow = np.empty((image.shape[0], width, 3))
-    for top in range(0, image.shape[0], BAND_ROWS):
-        band = image[top : top + BAND_ROWS].astype(np.float64)
-        narrow[top : top + BAND_ROWS] = _cubic(band, len(band), width)
-    pixels = _cubic(narrow, height, width).astype(np.float32)
+    narrow = image
+    if image.shape[0] * image.shape[1] > BAND_PIXELS:
+        # cv2 resizes columns first, then rows; doing so in two calls gives the same numbers.
+        narrow = np.empty((image.shape[0], width, 3))
+        for top in range(0, image.shape[0], BAND_ROWS):
+            band = image[top : top + BAND_ROWS].astype(np.float64)
+            narrow[top : top + BAND_ROWS] = _cubic(band, len(band), width)
+    pixels = _cubic(narrow.astype(np.float64, copy=False), height, width).astype(np.float32)
     spread = np.array(std, np.float32)
     pixels /= 255 * spread
     pixels -= np.divide(mean, spread, dtype=np.float32)
