@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from random_models import alive
@@ -9,7 +11,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from datool.errors import DatoolError
-from datool.estimators import cuda
+from datool.estimators import cuda, transfers
 from datool.estimators.choice import error_of
 from datool.estimators.cuda import GRAPH_PIXELS, MAX_GRAPHS, RECORD_AT, CudaNet, _Graph, check_fp8
 from datool.estimators.engines import TorchEngine
@@ -229,6 +231,30 @@ def test_transfers_elsewhere_only_convert():
     transfers.receive(values, [None, None])
     for array, tensor in zip(transfers.fetch(values), values, strict=True):
         assert (array == tensor.numpy()).all()
+
+
+def test_maps_are_fetched_in_parts_that_page_locked_memory_holds(monkeypatch):
+    monkeypatch.setattr(transfers, "LENT_BYTES", 100)
+    sizes = [10, 10, 10, 60, 1]  # of four bytes each
+    parts = [[each.numel() for each in part] for part in transfers._parts([torch.zeros(size) for size in sizes])]
+    assert parts == [[10, 10], [10], [60], [1]]
+    assert list(transfers._parts([])) == []
+
+
+@torch.inference_mode()
+def test_each_thread_may_compile_as_many_variants():
+    """PyTorch keeps that limit by thread."""
+    net = LeanNet(build_model("nano"), "fp32")
+    net.compile("eager")
+    config = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+
+    def limit(_):
+        net(torch.rand(1, 3, 56, 70))
+        return getattr(config, name)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert list(pool.map(limit, range(1))) == [64]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp8"])

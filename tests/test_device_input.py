@@ -9,6 +9,7 @@ from PIL import Image
 
 from datool.errors import DatoolError
 from datool.estimators.device_input import jpeg_decoder, resize_normalised
+from datool.estimators.labelling import _is_the_photos as is_the_photos
 from datool.estimators.preprocess import to_input
 from datool.files import decode_image
 
@@ -54,3 +55,24 @@ def test_what_the_device_does_not_decode_is_decoded_as_ever_and_broken_files_are
     for broken in (whole[:300], whole[:-200], whole[:200] + bytes(100) + whole[300:-2]):
         with pytest.raises(DatoolError, match="cut short or broken"):
             decode_image(broken, "photo", decode)
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), MemoryError),
+        (RuntimeError("CUDA error: unspecified launch failure"), OSError),
+    ],
+)
+def test_what_ails_the_gpu_is_not_the_photos_fault(fault, cause, monkeypatch):
+    """Else a label set would say for ever that the photo is broken."""
+
+    def fail(*_, **__):
+        raise fault
+
+    monkeypatch.setattr("torchvision.io.decode_jpeg", fail)
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file, "JPEG")
+    with pytest.raises(DatoolError) as told:
+        decode_image(file.getvalue(), "photo", jpeg_decoder(torch.device("cpu")))
+    assert isinstance(told.value.__cause__, cause) and not is_the_photos(told.value)

@@ -9,10 +9,18 @@ import torch
 import torch.nn.functional as F
 
 import datool
-from datool.depth import Ambiguity, Quantity
+from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.estimators.engines import TorchEngine
-from datool.estimators.predictor import MAX_LANES, PRECISIONS, Predictor, choose_device, choose_precision, num_workers
+from datool.estimators.predictor import (
+    MAX_LANES,
+    PRECISIONS,
+    WAITS_S,
+    Predictor,
+    choose_device,
+    choose_precision,
+    num_workers,
+)
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 
@@ -202,6 +210,24 @@ def test_a_photo_that_never_fits_fails_alone(model, photos, monkeypatch):
     results = {p.item: p.result for p in on_cpu(model).stream(range(3), lambda index: photos[index])}
     assert isinstance(results[1], DatoolError) and "not enough memory" in results[1].problem
     assert results[0].shape == (90, 120) and results[2].shape == (60, 80)
+
+
+def test_a_photo_that_finds_no_room_waits_for_it(model, photos, monkeypatch):
+    full = {1: 2, 2: 99}  # how often there is no room for a photo
+
+    def read(number):
+        full[number] = full.get(number, 0) - 1
+        if full[number] >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return photos[0]
+
+    predictor = Predictor(model, "cpu", size_px=28)
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    found = {each.item: each.result for each in predictor.stream(range(3), read)}
+    assert isinstance(found[0], DepthMap) and isinstance(found[1], DepthMap)
+    assert isinstance(found[2], DatoolError) and isinstance(found[2].__cause__, MemoryError)
+    assert len(waited) == 2 + len(WAITS_S)
 
 
 def test_a_bug_is_not_taken_for_lack_of_memory(model, photos, monkeypatch):

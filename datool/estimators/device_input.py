@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 import numpy as np
@@ -31,13 +33,40 @@ def jpeg_decoder(device: torch.device) -> Callable[[bytes, int], Tensor]:
     except ImportError as error:
         raise DatoolError(f"torchvision cannot decode JPEG here: {error}.", "Use --decoder opencv.") from error
 
+    # nvJPEG writes on a stream of its own, which waits for nobody: what it is given to fill must not be in use still.
+    own = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def read(encoded: Tensor) -> Tensor:
+        if own is None:
+            return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+        with torch.cuda.stream(own):
+            pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+        now = torch.cuda.current_stream(device)
+        now.wait_stream(own)
+        pixels.record_stream(now)
+        return pixels
+
     def decode(data: bytes, orientation: int) -> Tensor:
         encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # which nvJPEG wants on the CPU
-        pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device).permute(1, 2, 0)
+        with _told_from_broken():
+            pixels = read(encoded).permute(1, 2, 0)
         swapped, reversed_axes = TURNS.get(orientation, (False, ()))
         return (pixels.transpose(0, 1) if swapped else pixels).flip(reversed_axes).contiguous()
 
     return decode
+
+
+@contextmanager
+def _told_from_broken() -> Iterator[None]:
+    """Raise what is the GPU's fault as such, since any other RuntimeError says that the photo is broken."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(str(error)) from error
+    except RuntimeError as error:
+        if "CUDA" not in str(error):
+            raise
+        raise OSError(errno.EIO, str(error)) from error
 
 
 def resize_normalised(

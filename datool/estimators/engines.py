@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 from datool.depth import Ambiguity, Quantity
 from datool.errors import DatoolError, lookup
 from datool.estimators.cpu import keep_buffers, packed, takes_bf16
-from datool.estimators.cuda import CudaNet, check_fp8
+from datool.estimators.cuda import CudaNet, check_fp8, try_fp8
 from datool.estimators.lean import fits
 from datool.models.depth_anything import DepthAnything
 
@@ -95,13 +97,18 @@ class TorchEngine:
     def __init__(self, net: DepthAnything, device: str = "auto", precision: str = "auto", row: str = "") -> None:
         self.card = Card.of(net, row)
         self.device = choose_device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())  # which a new thread would not know
         self.precision = choose_precision(precision, self.device)
         self._dtype = PRECISIONS[self.precision]
         if self.precision == "fp8":
             check_fp8(net, self.device)
+            try_fp8(self.device)
         self._on_cuda = CudaNet(net, self.device, self.precision) if self.device.type == "cuda" and fits(net) else None
         if self._on_cuda is not None:
             return
+        # Two batches at once would need the memory of two, and gain nothing on a GPU.
+        self._turn = nullcontext() if self.device.type == "cpu" else threading.Lock()
         self._net: nn.Module = net.to(self.device).to(memory_format=torch.channels_last).eval()
         if self.device.type == "cpu":
             keep_buffers()
@@ -116,11 +123,11 @@ class TorchEngine:
         image_b3hw = image_bhw3.to(self.device).permute(0, 3, 1, 2)
         if self._on_cuda is not None:
             return self._on_cuda(image_b3hw)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not torch.float32):
+        with self._turn, torch.autocast(self.device.type, self._dtype, enabled=self._dtype is not torch.float32):
             return self._net(image_b3hw).float()
 
     def compile(self, replay: bool = False) -> None:
-        """Have the network compiled at its next call, once for all sizes; pays for thousands of photos.
+        """Compile the network, once for all sizes; pays for thousands of photos.
 
         Args:
             replay: as for `datool.estimators.cuda.CudaNet`.

@@ -22,6 +22,7 @@ from datool.models.dpt import DPTHead
 HEAD_SCALE = 2.0**-4
 # Position embeddings kept, of as many sizes: at most 8 MB each.
 MAX_POSITIONS = 32
+MAX_VARIANTS = 64
 FP8 = torch.float8_e4m3fn
 FP8_MAX = torch.finfo(FP8).max
 
@@ -208,6 +209,7 @@ class LeanNet(nn.Module):
         self.head = make_head(net.head, fine).to(device)
         self.eval().requires_grad_(False)
         self.positions: dict[tuple[int, int], Tensor] = {}
+        self._compiled = False
         self._block: Any = _block
         self._tap: Any = _tap
         self._fuse: Any = _fuse
@@ -221,7 +223,7 @@ class LeanNet(nn.Module):
         Args:
             backend, options: of `torch.compile`.
         """
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)  # of all networks
+        self._compiled = True
         self._block, self._tap, self._fuse = (
             torch.compile(function, fullgraph=True, dynamic=True, backend=backend, options=options)
             for function in (_block, _tap, _fuse)
@@ -229,6 +231,8 @@ class LeanNet(nn.Module):
 
     def forward(self, image_b3hw: Tensor) -> Tensor:
         """Return (B, H, W) float32, as `DepthAnything.forward`."""
+        if self._compiled:
+            _allow_variants()
         patches = self.stem.patch_embed(image_b3hw.to(self.fine))
         grid = (int(patches.shape[1]), int(patches.shape[2]))
         num_prefix = self.stem.num_prefix_tokens
@@ -251,6 +255,14 @@ class LeanNet(nn.Module):
             nothing = self.stem.norm.weight.new_zeros(1, *grid, self.stem.embed_dim)
             self.positions[grid] = self.stem._pos_embed(nothing)
         return self.positions[grid]
+
+
+def _allow_variants() -> None:
+    """Allow this thread, which has a setting of its own, as many variants as several networks come to."""
+    config: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before PyTorch 2.7
+    if getattr(config, name) < MAX_VARIANTS:
+        setattr(config, name, MAX_VARIANTS)
 
 
 def fits(net: DepthAnything) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
@@ -51,8 +52,14 @@ MAX_LANES = 4
 GPU_LANES = 2
 # Photos that may wait for others of their size before a batch that is not full is run.
 MAX_WAITING = 64
-# How PyTorch, ONNX Runtime and OpenVINO say that memory has ended.
-OUT_OF_MEMORY = ("can't allocate memory", "Failed to allocate memory", "bad_alloc", "bad allocation")
+# How PyTorch, CUDA's libraries, ONNX Runtime and OpenVINO say that memory has ended, or that a batch makes a tensor of
+# more elements than a kernel counts to (INT_MAX).
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "Failed to allocate memory", "bad_alloc", "bad allocation"),
+    *("CUDA error: out of memory", "[CUDA]: out of memory", "STATUS_ALLOC_FAILED", "INT_MAX"),
+)
+# A photo that finds no room on the device waits so long for a batch to leave it, and again.
+WAITS_S = (0.1, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,8 @@ class Predictor:
         name, net = (model.name, model.model) if isinstance(model, LoadedModel) else ("", model)
         self.engine: Engine = TorchEngine(net, device, precision, name) if isinstance(net, DepthAnything) else net
         self._transfers = Transfers(self.engine.device)
+        # A GPU's lanes stay, since cuDNN keeps by thread what it planned; each starts when it is first used.
+        self._lanes = ThreadPoolExecutor(GPU_LANES, "datool-lane")
         self.card = self.engine.card
         self.size_px = self.card.size_px if size_px is None else size_px
         self.max_aspect = max_aspect
@@ -183,7 +192,7 @@ class Predictor:
             lanes: batches in the network at once, which share the CPU cores; None is 2 on CUDA, up to 4 on a CPU.
         """
 
-        def prepare(item: Item) -> _Ready[Item] | Prediction[Item]:
+        def prepare(item: Item, waits_s: Sequence[float] = WAITS_S) -> _Ready[Item] | Prediction[Item]:
             try:
                 with self._transfers.inward():
                     image = read(item)
@@ -192,6 +201,13 @@ class Predictor:
                     return _Ready(item, pixels, size, kept, self._transfers.sent())
             except DatoolError as error:
                 return Prediction(item, error)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if not waits_s:
+                    return Prediction(item, self._no_room(error))
+            time.sleep(waits_s[0])
+            return prepare(item, waits_s[1:])
 
         on_gpu = self.device.type == "cuda"
         num_threads = torch.get_num_threads()
@@ -199,9 +215,10 @@ class Predictor:
         # the slowest at the end of every layer: badly so where reading, writing or another program takes a core.
         lanes = lanes or {"cpu": min(num_threads, MAX_LANES), "cuda": GPU_LANES}.get(self.device.type, 1)
         running: deque[Future[list[Prediction[Item]]]] = deque()
-        # On a GPU nothing is gained by it, and compiled code is compiled anew for another number.
-        share = num_threads if on_gpu else max(1, num_threads // lanes)
-        pool = ThreadPoolExecutor(lanes, "datool-lane", torch.set_num_threads, (share,))
+        lasting = self._lanes if on_gpu else None
+        pool = lasting or ThreadPoolExecutor(
+            lanes, "datool-lane", torch.set_num_threads, (max(1, num_threads // lanes),)
+        )
         try:
             photos = _ahead(items, prepare, ahead=128 if on_gpu else 2 * lanes)
             for batch in self._batches(photos):
@@ -214,7 +231,11 @@ class Predictor:
             while running:
                 yield from running.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            for left in running:
+                left.cancel()
+            wait(running)
+            if lasting is None:
+                pool.shutdown()
             photos.close()
             torch.set_num_threads(num_threads)  # what a lane sets reaches beyond its thread
 
@@ -303,6 +324,11 @@ class Predictor:
 
     def _no_numbers(self) -> DatoolError:
         return DatoolError(f"the model gave infinite or undefined values in {self.precision}.", "Use --precision fp32.")
+
+    def _no_room(self, error: RuntimeError) -> DatoolError:
+        told = DatoolError(f"not enough memory on {self.device} to prepare it.", "Lower --batch-size.")
+        told.__cause__ = MemoryError(str(error))  # the machine's fault, not the photo's
+        return told
 
     def _too_large(self, size: Size) -> DatoolError:
         return DatoolError(

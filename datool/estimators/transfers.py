@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Page-locked memory for maps on their way; what is locked the system cannot use for anything else.
+LENT_BYTES = 1 << 28
+
 
 class Transfers:
     """The ways to and from one device; elsewhere than on CUDA nothing runs beside anything.
@@ -54,11 +57,26 @@ class Transfers:
         if self._outward is None:
             return [tensor.cpu().numpy() for tensor in tensors]
         computed = torch.cuda.current_stream(self.device).record_event()
-        with torch.cuda.stream(self._outward):
-            self._outward.wait_event(computed)
-            held = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in tensors]
-            for array, tensor in zip(held, tensors, strict=True):
-                array.copy_(tensor, non_blocking=True)
-            done = self._outward.record_event()
-        done.synchronize()
-        return [array.numpy().copy() for array in held]  # page-locked memory is scarce: only ever lent
+        arrays: list[np.ndarray] = []
+        for part in _parts(tensors):
+            with torch.cuda.stream(self._outward):
+                self._outward.wait_event(computed)
+                held = [torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in part]
+                for array, tensor in zip(held, part, strict=True):
+                    array.copy_(tensor, non_blocking=True)
+                done = self._outward.record_event()
+            done.synchronize()
+            arrays += [array.numpy().copy() for array in held]  # page-locked memory is scarce: only ever lent
+        return arrays
+
+
+def _parts(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield the tensors in their order, as many at a time as LENT_BYTES hold, or one that is larger."""
+    part: list[Tensor] = []
+    for tensor in tensors:
+        if part and sum(each.nbytes for each in (*part, tensor)) > LENT_BYTES:
+            yield part
+            part = []
+        part.append(tensor)
+    if part:
+        yield part
