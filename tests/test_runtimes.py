@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -248,6 +250,31 @@ def test_forms_of_openvino_are_few_where_weights_are_large(monkeypatch):
         for width in (*range(1, 20), 3):
             assert forms.run(np.zeros((1, 3, 1, width))).shape[-1] == width
         assert len(forms._compiled) == kept and list(forms._compiled)[-1] in ((), (1, 3, 1, 3))
+
+
+FIRST_CALLS = """
+import sys, threading, torch
+from pathlib import Path
+from datool.estimators import runtimes
+engine = runtimes.engine(runtimes.read(Path(sys.argv[1])))
+torch.set_num_threads(1)
+start = threading.Barrier(4)
+def call():
+    image = torch.zeros(1, 28, 28, 3)
+    start.wait()
+    engine.run(image)
+    print("done", flush=True)
+sys.setswitchinterval(1e-6)
+for _ in range(4):
+    threading.Thread(target=call).start()
+"""
+
+
+def test_first_calls_from_several_threads_do_not_hang(exported):
+    # Alone, OpenVINO hangs for ever in four of five such processes.
+    command = [sys.executable, "-c", FIRST_CALLS, str(exported("openvino")[0])]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert told.stdout.split() == ["done"] * 4, told.stderr
 
 
 def test_a_package_says_which_sizes_it_cannot_take(exported, photos):

@@ -196,6 +196,9 @@ class OpenVinoEngine(_OnCpu):
         core = openvino.Core()
         with damaged(self.path):
             model = core.read_model(self.path)
+        # Its bindings prepare themselves when an array is first asked for, and hang for ever if two threads do so at
+        # once (2026.4: one waits for the interpreter's lock, the other for the preparation).
+        _ = openvino.Tensor(np.zeros(1, np.float32)).data
         return _PerSize(core, model, options, self.path.with_suffix(".bin").stat().st_size)
 
     def run(self, image_bhw3: Tensor) -> Tensor:
@@ -219,18 +222,21 @@ class _PerSize:
         self._core, self._model, self._options = core, model, dict(options)
         self._kept = max(2, min(self.KEPT, self.KEPT_BYTES // max(1, weights_bytes)))
         self._small = weights_bytes < self.SMALL_BYTES
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        self._compiled: dict[tuple[int, ...], tuple[Any, list[Any]]] = {}
         self._lock = threading.Lock()
 
     def run(self, image_b3hw: np.ndarray) -> np.ndarray:
         with self._lock:
             size = () if self._small else image_b3hw.shape
-            compiled = self._compiled.pop(size, None) or self._compile(size)
-            self._compiled[size] = compiled  # the last used stands last
+            compiled, requests = self._compiled.pop(size, None) or (self._compile(size), [])
+            self._compiled[size] = compiled, requests  # the last used stands last
             if len(self._compiled) > self._kept:
                 del self._compiled[next(iter(self._compiled))]
-        # A request of its own for each call, since calls come from several threads.
-        return compiled.create_infer_request().infer({"image": image_b3hw})["depth"].copy()
+            # A request serves one call at a time, and is kept: of new ones every sixth waited for another's end.
+            request = requests.pop() if requests else compiled.create_infer_request()
+        values = request.infer({"image": image_b3hw})["depth"].copy()
+        requests.append(request)
+        return values
 
     def _compile(self, size: tuple[int, ...]) -> Any:
         model = self._model.clone()
