@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -229,7 +228,7 @@ def child(name: str, work: str, device: str, precision: str, row: str) -> dict[s
         "start_s": times[WARM_UP - 1] - STARTED,
         "rate": (len(times) - WARM_UP) / (times[-1] - times[WARM_UP - 1]),
         "cpu_s": (time.process_time() - used) / len(photos),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mb": peak_mb(),
         "gpu_mb": 0.0,
     }
     if device != "cpu":
@@ -237,6 +236,12 @@ def child(name: str, work: str, device: str, precision: str, row: str) -> dict[s
 
         measured["gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return measured
+
+
+def peak_mb() -> float:
+    """Return the most memory that this process has had; getrusage would count its parent's too."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
 
 
 def stream(photos, folder, row, device, precision, file, batch_size, done) -> None:

@@ -228,8 +228,9 @@ class _PerSize:
     def run(self, image_b3hw: np.ndarray) -> np.ndarray:
         with self._lock:
             size = () if self._small else image_b3hw.shape
-            compiled, requests = self._compiled.pop(size, None) or (self._compile(size), [])
-            self._compiled[size] = compiled, requests  # the last used stands last
+            if size not in self._compiled:
+                self._compiled[size] = self._compile(size), []
+            self._compiled[size] = compiled, requests = self._compiled.pop(size)  # the last used stands last
             if len(self._compiled) > self._kept:
                 del self._compiled[next(iter(self._compiled))]
             # A request serves one call at a time, and is kept: of new ones every sixth waited for another's end.
