@@ -15,7 +15,8 @@ photos, against datool in float32. Contenders:
 - ``datool predict``: the job, which also writes a 16-bit PNG and a colour picture a photo;
 - ``pipeline x1``: ``for path in photos: pipe(path)``, in float32, as people write it;
 - ``pipeline xN``: ``pipe(photos, batch_size=N)``, with the precision of --precision;
-- ``transformers bf16``: processor and model by hand, in bf16, a photo at a time.
+- ``transformers bf16``: processor and model by hand, in bf16, a photo at a time;
+- ``transformers compiled``: the same, by `torch.compile`, whose time lies in the start-up.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ ENGINES = {
     "openvino int8": ("openvino", "int8"),
 }
 
+BY_HAND = ["transformers bf16", "transformers compiled"]
+
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,7 +72,7 @@ def main() -> None:
         work.mkdir(exist_ok=True)
         engines = [name for name in ENGINES if options.device == "cpu" or ENGINES[name][0] == "torch"]
         contenders = [*engines, "datool predict", *(f"pipeline x{size}" for size in options.batch_sizes)]
-        contenders += ["transformers bf16"]
+        contenders += BY_HAND
         contenders = [name for name in contenders if name in (options.only or contenders)]
         prepare(work, options, contenders)
         if options.prepare:
@@ -207,9 +210,11 @@ def child(name: str, work: str, device: str, precision: str, row: str) -> dict[s
         if values is not None and photo in photos[:COMPARED]:
             maps[photo] = values
 
-    contender = {"datool predict": job, "transformers bf16": by_hand}.get(name, stream if name in ENGINES else pipe)
+    kinds = {"datool predict": job} | dict.fromkeys(ENGINES, stream) | dict.fromkeys(BY_HAND, by_hand)
+    contender = kinds.get(name, pipe)
     used = time.process_time()
     contender(
+        name=name,
         photos=photos,
         folder=Path(work) / row,
         row=row,
@@ -244,7 +249,7 @@ def peak_mb() -> float:
     return int(line.split()[1]) / 1024
 
 
-def stream(photos, folder, row, device, precision, file, batch_size, done) -> None:
+def stream(name, photos, folder, row, device, precision, file, batch_size, done) -> None:
     from datool.estimators import runtimes
     from datool.estimators.predictor import Predictor
     from datool.files import read_image
@@ -259,7 +264,7 @@ def stream(photos, folder, row, device, precision, file, batch_size, done) -> No
         done(prediction.item, prediction.result.values)
 
 
-def job(photos, folder, row, device, precision, file, batch_size, done) -> None:
+def job(name, photos, folder, row, device, precision, file, batch_size, done) -> None:
     from datool.jobs.predict import PredictOptions, predict
 
     def progress(state) -> None:
@@ -272,7 +277,7 @@ def job(photos, folder, row, device, precision, file, batch_size, done) -> None:
         predict(PredictOptions(photos, Path(out), f"{row}={folder}", device=device, precision=precision), progress)
 
 
-def pipe(photos, folder, row, device, precision, file, batch_size, done) -> None:
+def pipe(name, photos, folder, row, device, precision, file, batch_size, done) -> None:
     import torch
     from transformers import pipeline
 
@@ -288,13 +293,15 @@ def pipe(photos, folder, row, device, precision, file, batch_size, done) -> None
             done()
 
 
-def by_hand(photos, folder, row, device, precision, file, batch_size, done) -> None:
+def by_hand(name, photos, folder, row, device, precision, file, batch_size, done) -> None:
     import torch
     from PIL import Image
     from transformers import AutoImageProcessor, DepthAnythingForDepthEstimation
 
     processor = AutoImageProcessor.from_pretrained(folder)
     model = DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+    if name == "transformers compiled":
+        model = torch.compile(model)
     with torch.inference_mode():
         for photo in photos:
             image = Image.open(photo)

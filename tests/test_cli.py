@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -118,7 +119,9 @@ def test_on_a_terminal_a_bar_is_drawn_and_ctrl_c_exits_130(photos, tmp_path, wei
         pytest.skip("no pseudo-terminals on this machine")
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [*DATOOL, "predict", str(photos), "--out", str(tmp_path / "out"), "--model", str(weights)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=theirs, stdout=subprocess.PIPE, text=True)
+    # What is started in the background of a script ignores Ctrl-C, and so do its children.
+    heeded = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=theirs, stdout=subprocess.PIPE, text=True, preexec_fn=heeded)
     os.close(theirs)
     drawn, sent = b"", False
     try:
