@@ -213,8 +213,8 @@ def test_weights_are_converted_once(loaded, exported, photos, tmp_path, monkeypa
     for _ in range(2):
         engine, _ = choose(loaded, "onnx")
         assert (engine.runtime, engine.precision) == ("onnx", "fp32")
-    assert calls == ["onnx"] and len(list(choice.cache_folder().iterdir())) == 1
-    next(choice.cache_folder().iterdir()).write_bytes(b"cut off")
+    assert calls == ["onnx"] and len(list(choice.cache_folder("exports").iterdir())) == 1
+    next(choice.cache_folder("exports").iterdir()).write_bytes(b"cut off")
     assert choose(loaded, "onnx")[0].runtime == "onnx" and len(calls) == 2
     monkeypatch.setattr(choice, "_code", lambda: "changed")
     assert choose(loaded, "onnx")[0].runtime == "onnx" and len(calls) == 3

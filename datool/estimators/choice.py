@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from datool.estimators.engines import Engine, TorchEngine, choose_device, choose
 from datool.estimators.exporting import FORMATS, export, staged
 from datool.estimators.predictor import Predictor
 from datool.estimators.runtimes import RUNTIMES, Exported
+from datool.files.cache import cache_folder
 from datool.models import depth_anything, dpt, encoders
 from datool.models.weights import LoadedModel, load
 
@@ -142,7 +142,7 @@ def _converted(model: LoadedModel, runtime: str, device: str, precision: str) ->
             "datool export MODEL --format openvino --precision int8 --calibrate DIR --out FILE, then --model FILE.",
         )
     name = f"{model.name}-{model.sha256[:16]}-{precision}-{__version__}-{_code()}{FORMATS[runtime].suffix}"
-    path = cache_folder() / name
+    path = cache_folder("exports") / name  # of converted models
     try:
         converted = runtimes.read(path)
     except DatoolError:  # not there, or damaged
@@ -156,8 +156,3 @@ def _code() -> str:
     """Return a hash of the code that decides what is in a converted file."""
     sources = (Path(str(module.__file__)).read_bytes() for module in (exporting, depth_anything, dpt, encoders))
     return hashlib.sha256(b"".join(sources)).hexdigest()[:8]
-
-
-def cache_folder() -> Path:
-    """Return where converted models are kept: ``$XDG_CACHE_HOME/datool/exports``, else below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "datool" / "exports"

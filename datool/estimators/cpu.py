@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datool.models.encoders import is_plain_attention
+
 # mallopt's numbers and what they are set to: one pool for all threads, that keeps up to 1 GiB, and no mmap below it.
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
 _KEPT_BYTES = 1 << 30
@@ -113,7 +115,7 @@ def packed(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     low = dtype is torch.bfloat16
     for name, module in list(net.named_modules()):
         _fold_layer_scale(module, dtype)
-        if low and _is_plain_attention(module):
+        if low and is_plain_attention(module):
             _pack_attention(module)
         for child_name, child in list(module.named_children()):
             if isinstance(child, nn.Linear) and not hasattr(module, "q_bias"):  # with it timm reads the weight itself
@@ -131,18 +133,11 @@ def packed(net: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
 def takes_bf16(net: nn.Module) -> bool:
     """Tell whether `packed` knows this network's attention; else bfloat16 is left to autocast."""
     blocks = [module for module in net.modules() if hasattr(module, "attn")]
-    return _has_onednn() and bool(blocks) and all(_is_plain_attention(block.attn) for block in blocks)
+    return _has_onednn() and bool(blocks) and all(is_plain_attention(block.attn) for block in blocks)
 
 
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
-
-
-def _is_plain_attention(module: Any) -> bool:
-    """Tell whether a module is timm's ``Attention`` without norms, gates or rotations inside."""
-    inner = [getattr(module, name, None) for name in ("q_norm", "k_norm", "norm")]
-    plain = type(module).__name__ == "Attention" and all(isinstance(part, nn.Identity) for part in inner)
-    return plain and getattr(module, "gate", None) is None
 
 
 def _fold_layer_scale(block: Any, dtype: torch.dtype) -> None:

@@ -7,7 +7,6 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from datool.errors import DatoolError
 from datool.estimators.lean import Fp8Linear, LeanNet, takes_fp8
+from datool.files.cache import cache_folder
 from datool.models.depth_anything import DepthAnything
 
 # Attention, the fastest first. Measured alone on an H200: cuDNN 330-370 TFLOP/s, flash 220-260.
@@ -179,5 +179,4 @@ def try_fp8(device: torch.device) -> None:
 
 def keep_compiled() -> None:
     """Have torch keep what it compiles below ``~/.cache/datool``, for the next process, unless a place is set."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(root / "datool" / "compiled"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("compiled")))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from datool.models.depth_anything import DepthAnything
 from datool.models.dpt import DPTHead
+from datool.models.encoders import is_plain_attention
 
 # What the head's values are multiplied by in float16: up to a million fit, and down to 1e-3 nothing is lost.
 HEAD_SCALE = 2.0**-4
@@ -279,10 +280,7 @@ def takes_fp8(net: DepthAnything) -> bool:
 
 
 def _is_plain(block: Any) -> bool:
-    if type(block).__name__ != "Block" or type(block.attn).__name__ != "Attention" or not hasattr(block.mlp, "fc2"):
-        return False
-    inside = [getattr(block.attn, name, None) for name in ("q_norm", "k_norm", "norm", "gate")]  # some timms lack two
-    return all(part is None or isinstance(part, nn.Identity) for part in inside)
+    return type(block).__name__ == "Block" and hasattr(block.mlp, "fc2") and is_plain_attention(block.attn)
 
 
 def _gamma(layer_scale: Any) -> Tensor | None:

@@ -5,10 +5,9 @@ All of them are engines of `Predictor`: photos are prepared, read ahead and brou
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 from datool.depth import Ambiguity, Quantity
 from datool.errors import DatoolError, lookup
 from datool.estimators.engines import Card, Engine, choose_device
+from datool.models.hub import sha256_of
 from datool.models.weights import BROKEN, RUN_FILES, WEIGHT_FILES
 
 # The key under which each format holds datool's entry.
@@ -105,16 +105,7 @@ def read(path: Path) -> Exported:
     weights = path.with_suffix(".bin")
     if path.suffix == ".xml" and not weights.is_file():
         raise DatoolError(f"cannot use {path}: its weights {weights.name} are not beside it.", "Copy both files.")
-    return Exported(path, entry, card, _sha256([path, *([weights] if path.suffix == ".xml" else [])]))
-
-
-def _sha256(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    return Exported(path, entry, card, sha256_of(path, *([weights] if path.suffix == ".xml" else [])))
 
 
 def _typed(entry: Mapping[str, Any]) -> dict[str, Any]:

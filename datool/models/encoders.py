@@ -56,6 +56,14 @@ class EncoderRow:
     any_size: bool = True
 
 
+def is_plain_attention(module: Any) -> bool:
+    """Tell whether a module is timm's ``Attention`` without norms, gates or rotations inside."""
+    inside = [getattr(module, name, None) for name in ("q_norm", "k_norm", "norm", "gate")]  # some timms lack two
+    return type(module).__name__ == "Attention" and all(
+        part is None or isinstance(part, nn.Identity) for part in inside
+    )
+
+
 def dinov2_position(position_1nc: Tensor, height: int, width: int, num_prefix: int) -> Tensor:
     """Resize a square position embedding to a token grid of (height, width) the way DINOv2 does.
 

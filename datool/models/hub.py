@@ -179,12 +179,13 @@ def unreachable(name: str, timeout_s: float) -> str:
         return f"no answer from {constants.ENDPOINT} within {timeout_s:g} s"
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
+def sha256_of(*paths: Path) -> str:
+    """Return the SHA-256 of a file's content, or of several one after the other, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
     return digest.hexdigest()
 
 
