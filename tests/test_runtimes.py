@@ -253,7 +253,7 @@ def test_forms_of_openvino_are_few_where_weights_are_large(monkeypatch):
 
 
 FIRST_CALLS = """
-import sys, threading, torch
+import os, sys, threading, torch
 from pathlib import Path
 from datool.estimators import runtimes
 engine = runtimes.engine(runtimes.read(Path(sys.argv[1])))
@@ -263,7 +263,7 @@ def call():
     image = torch.zeros(1, 28, 28, 3)
     start.wait()
     engine.run(image)
-    print("done", flush=True)
+    os.write(1, b"done\\n")  # whole, beside the others'
 sys.setswitchinterval(1e-6)
 for _ in range(4):
     threading.Thread(target=call).start()
