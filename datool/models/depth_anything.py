@@ -8,13 +8,13 @@ from typing import Literal, overload
 from torch import Tensor, nn
 
 from datool.errors import lookup
-from datool.models.dpt import DPTHead
+from datool.models.dpt import DPTHead, FusionHead
 from datool.models.encoders import build_encoder
 from datool.models.rows import MODELS, ModelRow
 
 
 class DepthAnything(nn.Module):
-    """A ViT encoder and a DPT head.
+    """An encoder and a DPT head; of a convolutional encoder, whose maps have four sizes already, the head's fusion.
 
     Args:
         row: what to build. Weights are random; `datool.models.weights` fills them.
@@ -25,7 +25,12 @@ class DepthAnything(nn.Module):
         self.row = row
         self.encoder = build_encoder(row.encoder)
         last = nn.ReLU() if row.max_depth_m is None else nn.Sigmoid()
-        self.head = DPTHead(self.encoder.row.width, row.channels, row.features, last)
+        encoder = self.encoder.row
+        self.head = (
+            FusionHead(encoder.pyramid, row.features, last)
+            if encoder.pyramid
+            else DPTHead(encoder.width, row.channels, row.features, last)
+        )
         # What aligned training may put between the student's tokens and a frozen encoder's; part of no weight file.
         self.project: nn.Module = nn.Identity()
 

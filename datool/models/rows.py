@@ -14,8 +14,8 @@ class ModelRow:
     Args:
         encoder: row of `datool.models.encoders.ENCODERS`.
         features: channels of the DPT fusion.
-        channels: channels of the four DPT levels.
-        taps: 0-based encoder blocks that feed the head.
+        channels: channels of the four DPT levels; empty where a convolutional encoder decides them.
+        taps: 0-based encoder blocks that feed the head, or the four maps of a convolutional encoder.
         max_depth_m: None for relative models (ReLU, disparity); else the sigmoid's ceiling in metres.
         size_px: default short side of the network's input.
         align_corners: how a prediction is brought back to the photo's size, bilinearly.
@@ -23,7 +23,7 @@ class ModelRow:
 
     encoder: str
     features: int
-    channels: tuple[int, int, int, int]
+    channels: tuple[int, ...]
     taps: tuple[int, int, int, int]
     max_depth_m: float | None = None
     size_px: int = 518
@@ -78,5 +78,7 @@ MODELS: dict[str, ModelRow] = {
     "depth-anything-v2-metric-outdoor-large": _v2("large", 80.0),
     "nano": ModelRow("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), size_px=112),
     "nano-metric": ModelRow("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), max_depth_m=80.0, size_px=112),
+    "tiny-teacher": ModelRow("efficientnet-lite2", 96, (), (0, 1, 2, 3), size_px=224),
+    "tiny-student": ModelRow("efficientnet-lite2", 64, (), (0, 1, 2, 3), size_px=192),
     "tiny": ModelRow("tiny", 48, (48, 64, 96, 128), (1, 3, 5, 7), size_px=96),
 }

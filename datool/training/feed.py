@@ -86,12 +86,10 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
         labelled, files = labelled + files, []
     if labelled and not recipe.labelled_batch:
         raise DatoolError("this recipe takes pseudo labels alone.", "Give them by --data, and leave --labelled out.")
-    weights = (1.0,) * len(labelled)
     if not labelled:
         if recipe.labelled == (RENDERED,) and not files:
             return ()
         labelled = [SetSpec(name, places.roots.get(name)) for name in recipe.labelled if name != RENDERED]
-        weights = recipe.labelled_weights or (1.0,) * len(labelled)
     groups = []
     if recipe.labelled_batch:
         if not labelled:
@@ -99,9 +97,20 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
                 f"{recipe.labelled_batch} of each {recipe.batch_size} samples are labelled ones, and there are none.",
                 "Give them: --labelled FILE." if recipe.pseudo_batch else "Give them: --data FILE.",
             )
+        weights = recipe.labelled_weights or (1.0,) * len(labelled)
+        if len(weights) != len(labelled):
+            raise DatoolError(f"{len(weights)} labelled_weights for {len(labelled)} labelled sets.")
         sets = tuple(replace(spec, weight=weight) for spec, weight in zip(labelled, weights, strict=True))
-        sets = _with_skies(sets, places.sky)
-        groups.append(GroupSpec(sets, recipe.labelled_batch, flip=recipe.flip, skip_broken=recipe.skip_broken))
+        groups.append(
+            GroupSpec(
+                _with_skies(sets, places.sky),
+                recipe.labelled_batch,
+                recipe.labelled_perturb,
+                flip=recipe.flip,
+                zoom=recipe.crop_zoom,
+                skip_broken=recipe.skip_broken,
+            )
+        )
     if recipe.pseudo_batch:
         if not files:
             raise DatoolError(
@@ -116,6 +125,7 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
                 recipe.cutmix,
                 recipe.cutmix_area,
                 recipe.flip,
+                recipe.crop_zoom,
                 pseudo=True,
                 skip_broken=recipe.skip_broken,
             )

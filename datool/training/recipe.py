@@ -30,15 +30,18 @@ class Recipe:
 
         labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, or ``rendered`` alone. They are
             gone through as one set, as in both papers, unless there are weights.
-        labelled_weights: how often a sample of each is taken; empty = alike.
+        labelled_weights: how often a sample of each is taken, of own files in the order given; empty = alike.
         pseudo_batch: of a batch, how many samples have a model's labels; the others are labelled ones.
         batch_size: samples a step, of all ranks together.
         accumulation: parts that a rank's share of a batch is computed in, one after the other.
         skip_broken: take another sample in place of one that cannot be read.
         size_px: (height, width) of the crops that stored samples are trained on.
         flip: probability that a sample is mirrored.
+        crop_zoom: smallest share of a stored picture's sides that a crop shows; 1 = all of its short side, as both
+            papers do.
         target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.transforms.TARGETS`.
         perturb: changes of colour, of pseudo-labelled samples only; null = none, ``--set perturb.blur=0.3`` sets one.
+        labelled_perturb: the same of samples with true labels; null = none, as both papers do.
         cutmix: probability that a box of another pseudo-labelled picture is set into one.
         cutmix_area: smallest and largest share of that box.
 
@@ -102,8 +105,10 @@ class Recipe:
     skip_broken: bool = False
     size_px: tuple[int, int] = (518, 518)
     flip: float = 0.5
+    crop_zoom: float = 1.0
     target: str = "disparity-minmax"
     perturb: Perturbation | None = None
+    labelled_perturb: Perturbation | None = None
     cutmix: float = 0.0
     cutmix_area: tuple[float, float] = (0.0, 1.0)
 
@@ -188,8 +193,6 @@ class Recipe:
                     "there are none.",
                     "Set pseudo_batch, or leave it out.",
                 )
-        if self.labelled_weights and len(self.labelled_weights) != len(self.labelled):
-            raise DatoolError(f"{len(self.labelled_weights)} labelled_weights for {len(self.labelled)} labelled sets.")
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:
