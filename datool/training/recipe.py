@@ -28,8 +28,9 @@ class Recipe:
         model: row of `datool.models.rows.MODELS`.
         seed: of the weights, of the scenes, of the order and of every draw.
 
-        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, or ``rendered`` alone. They are
-            gone through as one set, as in both papers, unless there are weights.
+        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, each with ``:split`` or else its
+            first that no benchmark scores; or ``rendered`` alone. They are gone through as one set, as in both papers,
+            unless there are weights.
         labelled_weights: how often a sample of each is taken; empty = alike.
         pseudo_batch: of a batch, how many samples have a model's labels; the others are labelled ones.
         batch_size: samples a step, of all ranks together.
@@ -73,7 +74,7 @@ class Recipe:
         optimizer: ``adamw`` or ``adam``.
         betas: of it.
         lr_encoder, lr_head: peak learning rates.
-        schedule: ``constant``, ``cosine`` or ``poly``, after the warm-up.
+        schedule: ``constant``, ``cosine``, ``poly`` or ``one-cycle``, after the warm-up.
         power: of ``poly``; 1 = linear.
         warmup: steps over which learning rates rise.
         weight_decay: on matrices and kernels; norms, biases, tokens and positions are left out, which is our choice.
