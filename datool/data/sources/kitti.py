@@ -12,8 +12,8 @@ Splits:
   none for the first and last five frames (UNVERIFIED that this explains all 45 of the 697); any other missing map is an
   error.
 - ``eigen-train``: those of Eigen's training images that have this truth (23,158 lines in BTS's list), by a list under
-  one of the names of ``EIGEN_TRAIN_LISTS``; the only one by name to train on, since ``train`` and ``val`` hold drives of
-  which ``eigen`` has frames.
+  one of the names of ``EIGEN_TRAIN_LISTS``; the only one by name to train on, since ``train`` and ``val`` hold drives
+  of which ``eigen`` has frames.
 - ``val-selection``: the 1,000 cropped images of the depth benchmark, 1216x352.
 - ``val``, ``train``: every map of the annotation, both colour cameras.
 
