@@ -201,6 +201,7 @@ class GpuNet(nn.Module):
         fine = torch.float32 if precision == "fp32" else torch.float16
         self.dtype, self.fine, self.patch_px = dtype, fine, net.encoder.spec.patch_px
         self.taps, self.max_depth_m = net.spec.taps, net.spec.max_depth_m
+        assert isinstance(net.encoder, ViTEncoder) and isinstance(net.head, DPTHead), "as `fits` tells"
         vit = net.encoder.vit
         self.stem: Any = copy.deepcopy(vit, {id(vit.blocks): nn.ModuleList()}).to(device)
         self.stem.patch_embed.to(fine).to(memory_format=torch.channels_last)

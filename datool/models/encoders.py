@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from datool.errors import DatoolError, lookup
 
+Colour = tuple[float, float, float]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -58,8 +59,8 @@ class EncoderSpec:
     grid: int
     stem: tuple[int, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
     dinov2_rule: bool = True
     any_size: bool = True
     pyramid: tuple[int, ...] = ()
@@ -227,7 +228,7 @@ class _EvenConv(nn.Conv2d):
     """
 
     @classmethod
-    def like(cls, conv: nn.Conv2d) -> _EvenConv:
+    def like(cls, conv: Any) -> _EvenConv:
         """Return a convolution of that shape, with the same weights."""
         made = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0, conv.dilation, conv.groups,
@@ -271,7 +272,7 @@ def encoder_spec(name: str) -> EncoderSpec:
     return EncoderSpec(timm_name, 32, widths[-1], len(widths), 0, mean=mean, std=std, dinov2_rule=False, pyramid=widths)
 
 
-def _vit_spec(timm_name: str, vit: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> EncoderSpec:
+def _vit_spec(timm_name: str, vit: Any, mean: Colour, std: Colour) -> EncoderSpec:
     (patch_px, _), (grid, _) = vit.patch_embed.patch_size, vit.patch_embed.grid_size
     relative = any("relative_position" in key for key, _ in (*vit.named_buffers(), *vit.named_parameters()))
     # timm drops the last norm where a classifier pools first; token maps need it.
@@ -290,7 +291,8 @@ def _strides(net: Any) -> dict[int, int]:
 def _pyramid_indices(spec: EncoderSpec) -> tuple[int, ...]:
     """Return timm's numbers of the maps at strides 4 to 32: the last four, whether or not there is one at stride 2."""
     with torch.device("meta"):
-        strides = timm.create_model(spec.timm_name, features_only=True).feature_info.reduction()
+        net: Any = timm.create_model(spec.timm_name, features_only=True)
+    strides = net.feature_info.reduction()
     return tuple(strides.index(stride) for stride in (4, 8, 16, 32))
 
 

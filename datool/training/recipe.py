@@ -28,8 +28,9 @@ class Recipe:
         model: row of `datool.models.specs.MODELS`.
         seed: of the weights, of the scenes, of the order and of every draw.
 
-        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, or ``rendered`` alone. They are
-            gone through as one set, as in both papers, unless there are weights.
+        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, each with ``:split`` or else its
+            first that no benchmark scores; or ``rendered`` alone. They are gone through as one set, as in both papers,
+            unless there are weights.
         labelled_weights: how often a sample of each is taken, of own files in the order given; empty = alike.
         pseudo_batch: of a batch, how many samples have a model's labels; the others are labelled ones.
         batch_size: samples a step, of all ranks together.
@@ -40,7 +41,7 @@ class Recipe:
         crop_zoom: smallest share of a stored picture's sides that a crop shows; 1 = all of its short side, as both
             papers do.
         target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.batches.transforms.TARGETS`.
-        perturb: changes of colour, of pseudo-labelled samples only; null = none, ``--set perturb.blur=0.3`` sets one.
+        augment: changes of colour, of pseudo-labelled samples only; null = none, ``--set augment.blur=0.3`` sets one.
         labelled_augment: the same of samples with true labels; null = none, as both papers do.
         cutmix: probability that a box of another pseudo-labelled picture is set into one.
         cutmix_area: smallest and largest share of that box.
@@ -76,7 +77,7 @@ class Recipe:
         optimizer: ``adamw`` or ``adam``.
         betas: of it.
         lr_encoder, lr_head: peak learning rates.
-        schedule: ``constant``, ``cosine`` or ``poly``, after the warm-up.
+        schedule: ``constant``, ``cosine``, ``poly`` or ``one-cycle``, after the warm-up.
         power: of ``poly``; 1 = linear.
         warmup: steps over which learning rates rise.
         weight_decay: on matrices and kernels; norms, biases, tokens and positions are left out, which is our choice.
@@ -107,7 +108,7 @@ class Recipe:
     flip: float = 0.5
     crop_zoom: float = 1.0
     target: str = "disparity-minmax"
-    perturb: Augmentation | None = None
+    augment: Augmentation | None = None
     labelled_augment: Augmentation | None = None
     cutmix: float = 0.0
     cutmix_area: tuple[float, float] = (0.0, 1.0)

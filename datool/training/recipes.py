@@ -146,6 +146,24 @@ _METRIC = replace(
     clip=0.0,
 )
 
+_METRIC_V1 = replace(
+    _METRIC,
+    # V1's fine-tune, metric_depth/zoedepth/models/zoedepth/config_zoedepth.json: 5 epochs of 16, 1.61e-4, the encoder
+    # a fiftieth of that, weight decay 0.01, one cycle, 392x518 of whole pictures, SiLog alone. The encoder begins as
+    # V1's. ZoeDepth's loss forgives 0.85 of a wrong scale (its beta is 0.15). Our choices: V2's metric head
+    # in place of ZoeDepth's bins; crops in place of whole pictures; betas that do not cycle.
+    init="depth-anything-v1-large",
+    batch_size=16,
+    epochs=5.0,
+    lr_encoder=1.61e-4 / 50,
+    lr_head=1.61e-4,
+    schedule="one-cycle",
+    silog_variance=0.85,
+    decay_all=False,
+    clip=0.1,
+    size_px=(392, 518),
+)
+
 # What the small recipes share: rendered scenes or own files at 112 pixels, minutes on two CPU cores.
 _NANO = Recipe(
     model="nano",
@@ -200,6 +218,12 @@ RECIPES: dict[str, Recipe] = {
     "metric-indoor": replace(_METRIC, model="depth-anything-v2-metric-indoor-small", labelled=("hypersim",)),
     # Virtual KITTI 2, to 80 m; what is farther, sky included, is out of the loss (V2 issue 109).
     "metric-outdoor": replace(_METRIC, model="depth-anything-v2-metric-outdoor-small", labelled=("vkitti2",)),
+    # NYU Depth V2's own training images (BTS's list: --set 'labelled=["nyu:FILE"]'), to 10 m.
+    "metric-nyu": replace(_METRIC_V1, model="metric-nyu-large", labelled=("nyu:train",)),
+    # Eigen's training images of KITTI, to 80 m. Zoe's 384x768 to the nearest multiples of 14.
+    "metric-kitti": replace(
+        _METRIC_V1, model="metric-kitti-large", labelled=("kitti:eigen-train",), size_px=(378, 770)
+    ),
     # The same code in minutes: without DINOv2, so from random weights and with its learning rates.
     "nano-teacher": replace(_NANO, ssi="median", gradient_weight=0.5),
     "nano-student-v1": replace(
