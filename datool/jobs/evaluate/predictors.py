@@ -79,8 +79,11 @@ def named_predictor(spec: str, settings: Settings) -> NamedPredictor:
     if are_maps(spec):
         return saved(spec, settings)
     # torch takes seconds to import, and saved maps do without
+    from datool.estimators.priors import PREFIX, Prior
     from datool.estimators.rivals import Asked, is_rival, load_rival
 
+    if spec.startswith(PREFIX):
+        return NamedPredictor(spec, spec, estimator=Prior(spec.removeprefix(PREFIX)))
     if is_rival(spec):
         asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
         rival = load_rival(spec, asked)
