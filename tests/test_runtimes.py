@@ -14,7 +14,7 @@ from random_models import alive
 
 import datool
 from datool.data.manifest import read_manifest
-from datool.errors import DatoolError
+from datool.errors import DatoolError, MissingLibraryError, require
 from datool.estimators import choice, runtimes
 from datool.estimators.choice import choose, error_of, open_model
 from datool.estimators.engines import Card, TorchEngine
@@ -284,8 +284,8 @@ def test_a_package_says_which_sizes_it_cannot_take(exported, photos):
 
 
 def test_a_missing_library_names_its_extra():
-    with pytest.raises(DatoolError, match="nothing_like_it") as told, runtimes.missing("onnx"):
-        import nothing_like_it  # noqa: F401
+    with pytest.raises(MissingLibraryError, match="nothing_like_it") as told:
+        require("nothing_like_it", "onnx", "running a file")
     assert "pip install 'datool[onnx]'" in told.value.hint
 
 

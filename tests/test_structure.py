@@ -96,7 +96,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path):
-    """Yield (imported module, line, whether at the top of the module) for every import that runs."""
+    """Yield (imported module, line, whether at the top, whether for types) for every import, ``require(...)`` too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         inner
@@ -116,6 +116,8 @@ def imports(path: Path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            names = [node.args[0].value]
         else:
             continue
         for name in names:
@@ -174,6 +176,46 @@ def test_nothing_is_caught_without_a_name(path):
             assert caught not in ("", "Exception"), f"{path}:{node.lineno}: catches everything"
             if caught == "BaseException":
                 assert any(isinstance(inner, ast.Raise) for inner in ast.walk(node)), f"{path}:{node.lineno}: swallows"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_optional_libraries_are_required_in_one_way(path):
+    if name_of(path) == "errors":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            caught = ast.unparse(node.type)
+            users_own = name_of(path) == "estimators.rivals" and caught == "ModuleNotFoundError"
+            is_import = "ImportError" in caught or "ModuleNotFoundError" in caught
+            assert users_own or not is_import, f"{path}:{node.lineno}: catches {caught}; errors.require does"
+
+
+# They read maps by the words of their errors still.
+BY_WORDS = {"data.views", "jobs.calibrate"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_hangs_on_the_words_of_an_error(path):
+    asks = ("startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in asks:
+            parts = [node.func.value, *node.args]
+        else:
+            continue
+        words = [part for part in parts if isinstance(part, ast.Attribute) and part.attr in ("problem", "hint")]
+        assert not words or name_of(path) in BY_WORDS, f"{path}:{node.lineno}: {ast.unparse(node)}; ask for a type"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_an_error_that_is_worded_anew_keeps_its_kind(path):
+    """A missing library, told with the file's name before it, must still be known as one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "DatoolError" and len(node.args) == 2:
+            passed_on = re.fullmatch(r"\w+\.hint", ast.unparse(node.args[1]))
+            exempt = name_of(path) in BY_WORDS
+            assert exempt or not passed_on, f"{path}:{node.lineno}: use error.reworded"
 
 
 def test_help_imports_nothing_heavy():

@@ -353,7 +353,7 @@ class _Reader:
         try:
             return TARGETS[self.target](part, self.max_depth_m)
         except DatoolError as error:
-            raise DatoolError(f"the label of sample {sample.id}: {error.problem}", error.hint) from error
+            raise error.reworded(f"the label of sample {sample.id}: {error.problem}") from error
 
 
 def _collate(read: list[tuple[_Item | None, list[_Broken]]]) -> _Raw:

@@ -25,7 +25,7 @@ from datool import __version__
 from datool.data.shards import Failed, Members, encode_label
 from datool.data.units import Photo
 from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.estimators.device_input import jpeg_decoder
 from datool.estimators.engines import TorchEngine
 from datool.estimators.predictor import GPU_BATCH_PIXELS, Prediction, Predictor, choose_device, num_workers
@@ -285,7 +285,7 @@ def _is_the_photos(error: DatoolError) -> bool:
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno is not None:
         return cause.errno in OWN_ERRORS
-    return not isinstance(cause, (ImportError, MemoryError))
+    return not isinstance(error, MissingLibraryError) and not isinstance(cause, MemoryError)
 
 
 def _check_gone(gone: list[Photo], seen: Photo | None) -> None:

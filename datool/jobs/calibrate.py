@@ -199,7 +199,7 @@ def calibrate(
         progress(CalibrateProgress(len(photos), len(pairs), len(failed)))
     if not pairs:
         image, first = next(iter(failed.items()))
-        raise DatoolError(f"{image}: {first.problem}", first.hint) from first
+        raise first.reworded(f"{image}: {first.problem}") from first
     origin = source.origin
     if options.shared:
         shared, fits = _share(pairs, way)

@@ -23,7 +23,7 @@ from datool.data.quality import measure
 from datool.data.sources.base import Row, Source
 from datool.data.sources.manifest import read as read_manifest_row
 from datool.data.sources.table import SOURCES, find_source
-from datool.errors import DatoolError
+from datool.errors import DatoolError, MissingLibraryError
 from datool.files import held, write_bytes
 from datool.files.images import explained, read_image
 
@@ -229,9 +229,9 @@ def _measure(rows: Sequence[tuple[Source, Row]]) -> tuple[np.ndarray, dict[int, 
         records[number]["row"] = _identity(row)
         try:
             found = measure(_image(source, row))
+        except MissingLibraryError:
+            raise  # the same for every row
         except DatoolError as error:
-            if "pip install" in error.hint:
-                raise  # the same for every row
             records[number]["broken"] = True
             broken[number] = error.problem
             continue

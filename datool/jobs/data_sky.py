@@ -11,7 +11,7 @@ import numpy as np
 
 from datool.data.sets import sky_mask_name
 from datool.data.sources.table import SOURCES, find_root
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.estimators.predictor import choose_device
 from datool.estimators.sky import SkySegmenter
 from datool.files import write_bytes
@@ -89,6 +89,8 @@ def sky_masks(options: SkyOptions, progress: Callable[[SkyProgress], None] = lam
     for row in todo:
         try:
             mask = segmenter.mask(source.read(row).image)
+        except MissingLibraryError:
+            raise  # the same for every row
         except DatoolError as error:
             failed.append((row.id, str(error)))
         else:

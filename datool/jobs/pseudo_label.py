@@ -35,7 +35,7 @@ from datool.data.claims import Claims
 from datool.data.label_set import FORMATS, LabelSet, LabelStatus, begin
 from datool.data.shards import Failed
 from datool.data.units import can_refer, find_inputs, has_own_files
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, lookup, require
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
@@ -253,12 +253,7 @@ def _child(job: LabelJob, share: tuple[int, int], stop: Any, errors: Any) -> Non
 
 def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
     """Run each unit as a task of a Ray cluster: the one that is there, else one on this machine."""
-    try:
-        import ray
-    except ImportError as error:
-        raise DatoolError(
-            "--engine ray needs an optional library.", "Install it: pip install 'datool[ray]'."
-        ) from error
+    ray = require("ray", "ray", "--engine ray")
     from datool.estimators.label_worker import told
 
     ray.init(ignore_reinit_error=True, log_to_driver=False)
