@@ -155,13 +155,13 @@ class SampleBatches:
         if any(group.perturb for group in self.groups):
             image = _mix(*self._perturbed(own, partners, mixed, raw), mixed, region)
         return Batch(
-            image,
-            clean,
-            torch.where(valid, target, 0),
-            valid,
-            region,
-            raw.pseudo.to(self.device, non_blocking=True),
-            tuple(raw.ids),
+            image=image,
+            clean=clean,
+            target=torch.where(valid, target, 0),
+            valid=valid,
+            region=region,
+            pseudo=raw.pseudo.to(self.device, non_blocking=True),
+            ids=tuple(raw.ids),
         )
 
     def _perturbed(self, own: Tensor, partners: Tensor, mixed: list[int], raw: _Raw) -> tuple[Tensor, Tensor]:

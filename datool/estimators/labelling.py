@@ -43,7 +43,7 @@ OWN_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOO
 LIBRARIES = ("torch", "timm", "numpy", "opencv-python", "pillow", "openexr")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelOptions:
     """How labels are made; all of it decides their bytes.
 

@@ -33,7 +33,7 @@ TILE_PX, COLUMNS = 160, 4
 NAMES_ANOTHER = ("duplicate", "near-duplicate", "borrowed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckOptions:
     """What to look at.
 

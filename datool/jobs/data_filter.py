@@ -47,7 +47,7 @@ RECORD = np.dtype(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What an image must be; what each drops of 4,270 mixed photos of short side 200 to 336 stands beside it.
 
@@ -74,7 +74,7 @@ class Limits:
     alike_bits: int = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FilterOptions:
     """What to look through, and where the lists go.
 

@@ -17,7 +17,7 @@ from datool.estimators.sky import SkySegmenter
 from datool.files import write_bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SkyOptions:
     """Whose sky, found by what, and where masks go.
 

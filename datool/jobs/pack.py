@@ -33,7 +33,7 @@ IMAGES = ("original", "png", "jpeg")
 MAX_NAMED = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackOptions:
     """What to pack, and where to.
 
