@@ -9,7 +9,9 @@ from dataclasses import asdict, fields
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from datool.cli import app
 from datool.data.perturb import Perturbation
 from datool.errors import DatoolError
 from datool.evaluation import protocols
@@ -107,3 +109,41 @@ def test_parts_are_counted_from_zero():
     for part in ((1, 1), (0, 0)):
         with pytest.raises(DatoolError, match="cannot be"):
             check_part(part, "--worker")
+
+
+# The commands
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["eval", "--manifest", "m.jsonl", "--model", "tiny", "--shard"],
+        ["pseudo-label", "photos", "--out", "out", "--model", "tiny", "--worker"],
+    ],
+    ids=lambda it: it[0],
+)
+def test_parts_are_counted_alike_in_every_command(arguments):
+    last = run(*arguments, "4/4")
+    assert last.exit_code == 2 and "counted from 0: 0/4 to 3/4" in " ".join(last.stderr.split())
+    assert "expected I/N" in run(*arguments, "half").stderr
+    good = run(*arguments, "3/4")
+    assert good.exit_code == 1 and "counted" not in good.stderr  # what it lacks are files
+
+
+def test_both_forms_reach_the_recipe_of_a_command(tmp_path):
+    sets = [word for text in ("betas=0.9,0.95", "cutmix_area=[0, 0.5]") for word in ("--set", text)]
+    done = run("train-teacher", "--recipe", "nano", "--out", str(tmp_path / "out"), "--dry-run", "--json", *sets)
+    assert done.exit_code == 0, done.output
+    recipe = json.loads(done.stdout)["recipe"]
+    assert recipe["betas"] == [0.9, 0.95] and recipe["cutmix_area"] == [0.0, 0.5]
+
+
+def test_a_wrong_set_is_told_alike_in_every_command(tmp_path):
+    commands = (["eval", "--manifest", "m"], ["train-teacher", "--out", str(tmp_path / "out")])
+    for command in commands:
+        done = run(*command, "--set", "far")
+        assert done.exit_code == 1 and "cannot apply --set far: expected key=value" in done.stderr
