@@ -306,7 +306,9 @@ import sys
 from pathlib import Path
 from datool.jobs.pack import PackOptions, pack
 
-options = PackOptions("manifest", Path(sys.argv[1]), Path(sys.argv[2]), rows_per_shard=3, depth="npz")
+options = PackOptions(
+    source="manifest", out=Path(sys.argv[1]), root=Path(sys.argv[2]), rows_per_shard=3, depth="npz"
+)
 pack(options, lambda step: step.done and print("done", flush=True))
 """
 
