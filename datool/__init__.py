@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datool.depth import Camera, DepthMap
-    from datool.estimators.predictor import load
+    from datool.estimators.load import load
 
 __version__ = "0.1.0"
 __all__ = ["Camera", "DepthMap", "__version__", "load"]

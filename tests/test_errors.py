@@ -14,9 +14,9 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, MissingLibraryError, require
 from datool.evaluation.unscored import UnscoredError
 from datool.files import write_map
-from datool.jobs.data_check import CheckOptions, check
-from datool.jobs.evaluate import EvalOptions, evaluate
-from datool.jobs.pack import PackOptions, pack
+from datool.jobs.data.check import CheckOptions, check
+from datool.jobs.data.pack import PackOptions, pack
+from datool.jobs.evaluate.evaluate import EvalOptions, evaluate
 
 
 def missing() -> DatoolError:

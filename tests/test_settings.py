@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from datool.cli import app
-from datool.data.perturb import Perturbation
+from datool.data.batches.augment import Augmentation
 from datool.errors import DatoolError
 from datool.evaluation import protocols
 from datool.evaluation.protocols import PROTOCOLS
@@ -33,8 +33,8 @@ from datool.training.recipes import RECIPES
         (("ssi=median", 'ssi="median"'), "median"),
         (("clip=1", "clip=1.0", "clip=1e0"), 1.0),
         (("compile=true", "compile=True"), True),
-        (("perturb=null", "perturb=none"), None),
-        (("perturb={}",), Perturbation()),
+        (("augment=null", "augment=none"), None),
+        (("augment={}",), Augmentation()),
     ],
 )
 def test_both_forms_set_a_recipe(texts, value):
@@ -89,8 +89,8 @@ def test_fields_are_checked_together():
         ("lr_head=nan", "expected float"),
         ("compile=1", "is bool, got 1"),
         ("compile=yes", "expected bool, such as false"),
-        ("perturb=often", "expected an object or null"),
-        ("perturb.blur=much", "not a value of blur, expected float"),
+        ("augment=often", "expected an object or null"),
+        ("augment.blur=much", "not a value of blur, expected float"),
         ("=3", "expected key=value"),
         ("betaz=1,2", "Did you mean 'betas'"),
     ],

@@ -30,7 +30,7 @@ from datool.cli.options import (
 
 if TYPE_CHECKING:
     from datool.calibration import Calibration
-    from datool.jobs.calibrate import CalibrateSummary
+    from datool.jobs.calibrate.calibrate import CalibrateSummary
 
 
 def calibrate(
@@ -159,8 +159,8 @@ def calibrate(
     Give one of: measured points, sparse depth, the camera's height above flat ground, or labelled photos. A few of the
     measurements may be wrong.
     """
-    from datool.jobs.calibrate import CalibrateOptions, GroundOptions
-    from datool.jobs.calibrate import calibrate as job
+    from datool.jobs.calibrate.calibrate import CalibrateOptions, GroundOptions
+    from datool.jobs.calibrate.calibrate import calibrate as job
 
     ground = GroundOptions(
         height_m=0.0 if camera_height_m is None else camera_height_m,

@@ -16,8 +16,8 @@ from datool.cli.help import ADVANCED, DATA, FORMATS, IN_OUT, LIMITS, MODEL, Type
 from datool.cli.options import Device, Json, Out, Quiet, Roots, RowsPerShard, Split, Workers, folders
 
 if TYPE_CHECKING:
-    from datool.jobs.data_check import SetReport
-    from datool.jobs.pack import PackProgress
+    from datool.jobs.data.check import SetReport
+    from datool.jobs.data.pack import PackProgress
 
 data = Typer(help="Check, pack, render, filter and download data sets.", epilog="Example: datool data check my-set/")
 
@@ -78,8 +78,8 @@ def check(
     Finds pairs that are broken, misaligned, inverted, in another unit, or duplicated. Exits with 1 if something is
     broken. Lists the first findings; --json lists all.
     """
-    from datool.jobs.data_check import CheckOptions
-    from datool.jobs.data_check import check as job
+    from datool.jobs.data.check import CheckOptions
+    from datool.jobs.data.check import check as job
 
     options = CheckOptions(sources=sources, roots=folders(root), split=split, num=num, sheet=sheet, num_workers=workers)
     with Bar(quiet) as bar:
@@ -133,10 +133,10 @@ def pack(
 
     If it is killed, run the same command again: it continues.
     """
-    from datool.data.parallel import num_cores
     from datool.data.sources.table import find_source
-    from datool.jobs.pack import PackOptions
-    from datool.jobs.pack import pack as job
+    from datool.jobs.data.pack import PackOptions
+    from datool.jobs.data.pack import pack as job
+    from datool.jobs.data.parallel import num_cores
 
     name, place = find_source(source, folders(root))
     options = PackOptions(
@@ -209,8 +209,8 @@ def synth(
 
     Image N depends only on the seed, N and the size. A second run continues where the first one stopped.
     """
-    from datool.jobs.data_synth import SynthOptions
-    from datool.jobs.data_synth import synth as job
+    from datool.jobs.data.synth import SynthOptions
+    from datool.jobs.data.synth import synth as job
 
     height, cross, width = size.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
@@ -326,8 +326,8 @@ def filter_images(
     Drops broken, small, elongated, flat, bordered, text-like and blurred images, and copies. Measurements are kept next
     to OUT: a killed run continues, and trying other limits takes seconds.
     """
-    from datool.jobs.data_filter import FilterOptions, Limits
-    from datool.jobs.data_filter import filter_images as job
+    from datool.jobs.data.filter import FilterOptions, Limits
+    from datool.jobs.data.filter import filter_images as job
 
     limits = Limits(
         min_side_px=min_side,
@@ -385,7 +385,7 @@ def sky(
     Depth Anything V1 needs them for labels without sky.
     """
     from datool.data.sources.table import find_source
-    from datool.jobs.data_sky import SkyOptions, sky_masks
+    from datool.jobs.data.sky import SkyOptions, sky_masks
 
     name, place = find_source(source, folders(root))
     with Bar(quiet) as bar:
@@ -423,7 +423,7 @@ def get(
 
     Shows size and licence first, then downloads, unpacks and checks it.
     """
-    from datool.jobs.data_get import get_data
+    from datool.jobs.data.get import get_data
 
     summary = get_data(name, out, lambda line: None if quiet else say("note", line, "yellow"))
     if summary.missing and not quiet:
@@ -453,7 +453,7 @@ def _list(failed: list[tuple[str, str]], num: int, where: str) -> None:
 
 
 def _draw_report(report: SetReport) -> None:
-    from datool.data.checkup import FAULTS
+    from datool.jobs.data.checkup import FAULTS
 
     sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes.items())
     rows = {"set": f"{report.name} ({report.root})", "looked at": f"{report.num_seen} of {report.num_rows}: {sizes}"}

@@ -33,7 +33,7 @@ from datool.cli.options import (
 if TYPE_CHECKING:
     from datool.evaluation.compare import Comparison
     from datool.evaluation.results import BenchResult, EvalSummary, Speed
-    from datool.jobs.evaluate import EvalOptions
+    from datool.jobs.evaluate.evaluate import EvalOptions
 
 # Groups that a table lists; --json and --html have them all.
 LISTED_GROUPS = 40
@@ -177,7 +177,7 @@ def evaluate(
     Every number is printed with its protocol. Images that cannot be scored are counted and named; the mean is over the
     others.
     """
-    from datool.jobs.evaluate import EvalOptions
+    from datool.jobs.evaluate.evaluate import EvalOptions
     from datool.settings import split
 
     if names and not compare:
@@ -220,7 +220,7 @@ def evaluate(
 
 
 def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
-    from datool.jobs.evaluate import evaluate as job
+    from datool.jobs.evaluate.evaluate import evaluate as job
 
     with Bar(quiet) as bar:
         summary = job(options, bar.update)
@@ -232,7 +232,7 @@ def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[Eval
 
 
 def _compare(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
-    from datool.jobs.evaluate import compare as job
+    from datool.jobs.evaluate.evaluate import compare as job
 
     with Bar(quiet) as bar:
         found = job(options, bar.update)

@@ -33,7 +33,7 @@ from datool.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from datool.jobs.pointcloud import CloudSummary
+    from datool.jobs.pointcloud.pointcloud import CloudSummary
 
 
 def pointcloud(
@@ -177,9 +177,9 @@ def pointcloud(
     Depth must be metric or calibrated, and the camera known; nothing is guessed unless you ask for it. A second run
     skips what is finished. OUT/manifest.jsonl describes each output.
     """
-    from datool.data.views import Meaning
-    from datool.jobs.pointcloud import CloudOptions
-    from datool.jobs.pointcloud import pointcloud as job
+    from datool.jobs.pointcloud.inputs import Meaning
+    from datool.jobs.pointcloud.pointcloud import CloudOptions
+    from datool.jobs.pointcloud.pointcloud import pointcloud as job
 
     asked = {"html": view, "png": png}
     options = CloudOptions(

@@ -33,7 +33,7 @@ from datool.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from datool.jobs.predict import PredictSummary
+    from datool.jobs.predict.predict import PredictSummary
 
 
 def predict(
@@ -110,8 +110,8 @@ def predict(
     Sub-folders are mirrored in OUT. OUT/manifest.jsonl describes each photo, OUT/clips.jsonl each video. A second run
     skips what is finished. Failures are listed and do not stop the rest.
     """
-    from datool.jobs.predict import PredictOptions
-    from datool.jobs.predict import predict as job
+    from datool.jobs.predict.predict import PredictOptions
+    from datool.jobs.predict.predict import predict as job
 
     options = PredictOptions(
         inputs=inputs,

@@ -214,7 +214,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
             option = next(name for name, given in changed.items() if given)
             raise typer.BadParameter("a run goes on by its own recipe; --set may change fields.", param_hint=option)
         from datool.jobs.train import TrainOptions, plan, train
-        from datool.training.feed import Places
+        from datool.training.dataloading import Places
         from datool.training.recipes import override, read_recipe
 
         skies = folders(sky, "--sky", "SET=DIR")

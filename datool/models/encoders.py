@@ -26,7 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class EncoderRow:
+class EncoderSpec:
     """How to build one encoder.
 
     Args:
@@ -102,48 +102,48 @@ class ViTEncoder(nn.Module):
     """A ViT that returns the normalised token maps of chosen blocks.
 
     Args:
-        row: what to build. Weights are random; `datool.models.weights` fills them.
+        spec: what to build. Weights are random; `datool.models.weights` fills them.
     """
 
-    def __init__(self, row: EncoderRow) -> None:
+    def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        self.row = row
-        options = dict(row.options)
-        if row.any_size:
+        self.spec = spec
+        options = dict(spec.options)
+        if spec.any_size:
             options["dynamic_img_size"] = True
-        if row.stem:
-            depth = len(row.stem)
+        if spec.stem:
+            depth = len(spec.stem)
             stem = ConvStem(
-                depth=depth, channels=row.stem, stride=(2,) * depth, norm_layer=LayerNorm2d, act_layer=nn.GELU
+                depth=depth, channels=spec.stem, stride=(2,) * depth, norm_layer=LayerNorm2d, act_layer=nn.GELU
             )
             options |= {"embed_layer": partial(HybridEmbed, backbone=stem, proj=False), "patch_size": 1}
-        self.vit: Any = timm.create_model(row.timm_name, num_classes=0, img_size=row.grid * row.patch_px, **options)
-        if row.dinov2_rule:
+        self.vit: Any = timm.create_model(spec.timm_name, num_classes=0, img_size=spec.grid * spec.patch_px, **options)
+        if spec.dinov2_rule:
             self.vit._pos_embed = MethodType(_embed_positions, self.vit)  # type: ignore[assignment]
 
     def forward(self, image_b3hw: Tensor, taps: Sequence[int]) -> list[Tensor]:
         """Return one map of tokens a tap, each through the shared final norm.
 
         Args:
-            image_b3hw: normalised image; H and W are multiples of ``row.patch_px``.
+            image_b3hw: normalised image; H and W are multiples of ``spec.patch_px``.
             taps: 0-based block numbers, ascending.
         Returns:
             For each tap (B, C, H / patch, W / patch).
         Raises:
             DatoolError: an image size that this encoder cannot take.
         """
-        side = self.row.grid * self.row.patch_px
-        if not self.row.any_size and image_b3hw.shape[-2:] != (side, side):
+        side = self.spec.grid * self.spec.patch_px
+        if not self.spec.any_size and image_b3hw.shape[-2:] != (side, side):
             got = "x".join(str(int(n)) for n in image_b3hw.shape[-2:])
-            raise DatoolError(f"{self.row.timm_name} takes images of {side}x{side} only, got {got}.")
+            raise DatoolError(f"{self.spec.timm_name} takes images of {side}x{side} only, got {got}.")
         return self.vit.forward_intermediates(image_b3hw, indices=list(taps), norm=True, intermediates_only=True)
 
 
-def encoder_row(name: str) -> EncoderRow:
-    """Return the row of an encoder: of the table, or made for ``timm:<name>``.
+def encoder_spec(name: str) -> EncoderSpec:
+    """Return the spec of an encoder: of the table, or made for ``timm:<name>``.
 
     Raises:
-        DatoolError: no such row, or timm has no such model, or it is not a plain ViT.
+        DatoolError: no such encoder, or timm has no such model, or it is not a plain ViT.
     """
     if not name.startswith("timm:"):
         return lookup(ENCODERS, name, "encoder")
@@ -159,29 +159,29 @@ def encoder_row(name: str) -> EncoderRow:
     options = {"global_pool": "token"} if isinstance(vit.norm, nn.Identity) and vit.num_prefix_tokens else {}
     mean, std = vit.pretrained_cfg["mean"], vit.pretrained_cfg["std"]
     width, blocks = vit.embed_dim, len(vit.blocks)
-    return EncoderRow(
+    return EncoderSpec(
         timm_name, patch_px, width, blocks, grid, (), options, mean, std, dinov2_rule=False, any_size=not relative
     )
 
 
 def build_encoder(name: str) -> ViTEncoder:
-    """Return the encoder of that name (`encoder_row`), with random weights.
+    """Return the encoder of that name (`encoder_spec`), with random weights.
 
     Raises:
         DatoolError: no such encoder.
     """
-    return ViTEncoder(encoder_row(name))
+    return ViTEncoder(encoder_spec(name))
 
 
 def _small(width: int, blocks: int, heads: int) -> dict[str, Any]:
     return {"embed_dim": width, "depth": blocks, "num_heads": heads}
 
 
-ENCODERS: dict[str, EncoderRow] = {
-    "dinov2-small": EncoderRow("vit_small_patch14_dinov2", 14, 384, 12, 37),
-    "dinov2-base": EncoderRow("vit_base_patch14_dinov2", 14, 768, 12, 37),
-    "dinov2-large": EncoderRow("vit_large_patch14_dinov2", 14, 1024, 24, 37),
-    "dinov2-giant": EncoderRow("vit_giant_patch14_dinov2", 14, 1536, 40, 37),
-    "nano": EncoderRow("vit_tiny_patch16_224", 14, 64, 4, 8, options=_small(64, 4, 2) | {"patch_size": 14}),
-    "tiny": EncoderRow("vit_tiny_patch16_224", 16, 256, 8, 14, stem=(32, 64, 128, 256), options=_small(256, 8, 4)),
+ENCODERS: dict[str, EncoderSpec] = {
+    "dinov2-small": EncoderSpec("vit_small_patch14_dinov2", 14, 384, 12, 37),
+    "dinov2-base": EncoderSpec("vit_base_patch14_dinov2", 14, 768, 12, 37),
+    "dinov2-large": EncoderSpec("vit_large_patch14_dinov2", 14, 1024, 24, 37),
+    "dinov2-giant": EncoderSpec("vit_giant_patch14_dinov2", 14, 1536, 40, 37),
+    "nano": EncoderSpec("vit_tiny_patch16_224", 14, 64, 4, 8, options=_small(64, 4, 2) | {"patch_size": 14}),
+    "tiny": EncoderSpec("vit_tiny_patch16_224", 16, 256, 8, 14, stem=(32, 64, 128, 256), options=_small(256, 8, 4)),
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datool.errors import DatoolError
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ _SCENES = {"indoor": "indoor", "hypersim": "indoor", "outdoor": "outdoor", "vkit
 _NEUTRAL = {"hf", "fp16", "fp32", "copy"}
 
 
-def rows_named(name: str) -> list[str]:
+def models_named(name: str) -> list[str]:
     """Return the model rows that a file or hub name stands for: several if it leaves the size open, none if unclear.
 
     ``depth_anything_v2_metric_hypersim_vits``, ``Depth-Anything-V2-Small-hf`` and ``depth_anything_vitl14`` are clear.
@@ -189,7 +189,7 @@ def rows_named(name: str) -> list[str]:
     return [name for name in named if name in MODELS]
 
 
-def row_of_config(config: Mapping[str, Any], source: str) -> str:
+def model_of_config(config: Mapping[str, Any], source: str) -> str:
     """Return the model row that a transformers ``config.json`` describes.
 
     Raises:
@@ -208,8 +208,9 @@ def row_of_config(config: Mapping[str, Any], source: str) -> str:
     except (TypeError, ValueError) as error:
         raise DatoolError(f"cannot load {source}: config.json has out_indices {indices!r}, not numbers.") from error
     features = config.get("fusion_hidden_size", 64)
-    for name, row in MODELS.items():
-        if (row.taps, row.max_depth_m, row.features) == (taps, ceiling, features) and row.encoder.startswith("dinov2"):
+    for name, spec in MODELS.items():
+        same = (spec.taps, spec.max_depth_m, spec.features) == (taps, ceiling, features)
+        if same and spec.encoder.startswith("dinov2"):
             return name
     raise DatoolError(
         f"cannot load {source}: no model row has taps {taps}, fusion width {features} and maximum depth {ceiling} m, "

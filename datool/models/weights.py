@@ -26,8 +26,8 @@ from datool.files.atomic import write_bytes
 from datool.models import hub
 from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ViTEncoder
-from datool.models.keys import recognise, row_of_config, rows_named, translate
-from datool.models.rows import MODELS
+from datool.models.keys import model_of_config, models_named, recognise, translate
+from datool.models.specs import MODELS
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
@@ -168,8 +168,8 @@ def save(path: Path, model: DepthAnything, row: str, meta: Mapping[str, str] | N
     """
     from safetensors.torch import save as to_bytes
 
-    if lookup(MODELS, row, "model") != model.row:
-        raise DatoolError(f"cannot save {path}: the model is not a '{row}': {model.row}.")
+    if lookup(MODELS, row, "model") != model.spec:
+        raise DatoolError(f"cannot save {path}: the model is not a '{row}': {model.spec}.")
     state = {
         key: tensor.detach().to("cpu").contiguous()
         for key, tensor in model.state_dict().items()
@@ -200,7 +200,7 @@ def load_encoder(path: Path, encoder: ViTEncoder) -> None:
     state = {key: tensor for key, tensor in state.items() if key.startswith(layout.encoder_prefix)}
     ours, unknown = translate(state, layout)
     ours = {key.removeprefix("encoder."): tensor for key, tensor in ours.items()}
-    _check(encoder, ours, unknown, str(path), encoder.row.timm_name)
+    _check(encoder, ours, unknown, str(path), encoder.spec.timm_name)
     encoder.load_state_dict(ours)
 
 
@@ -288,7 +288,7 @@ def _load_named(name: str, progress: Callable[[str], None] | None) -> LoadedMode
 def _load_repository(repo: str, progress: Callable[[str], None] | None) -> LoadedModel:
     """A fine-tuned model that somebody published in transformers' layout: its config says which row it is."""
     config = hub.download(repo, "config.json", "main", progress)
-    name = row_of_config(_read_config(config), repo)
+    name = model_of_config(_read_config(config), repo)
     path = hub.download(repo, WEIGHT_FILES[0], "main", progress)
     return _load_file(path, name, repo)
 
@@ -302,7 +302,7 @@ def _load_path(path: Path, row: str) -> LoadedModel:
             raise DatoolError(f"cannot load {folder}: it holds no {' or '.join(names)}.")
     config = _read_config(folder / "config.json") if (folder / "config.json").exists() else {}
     known = path.name in WEIGHT_FILES and config.get("model_type")
-    return _load_file(path, row or (row_of_config(config, str(path)) if known else ""), str(path))
+    return _load_file(path, row or (model_of_config(config, str(path)) if known else ""), str(path))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -345,7 +345,7 @@ def _decide(row: str, header: Mapping[str, str], path: Path, source: str, cls_to
         return recorded
     if row:
         return row
-    rows = rows_named(path.stem)
+    rows = models_named(path.stem)
     width = cls_token.shape[-1] if cls_token is not None and cls_token.ndim else 0
     fitting = [name for name in rows if DINO_WIDTHS.get(MODELS[name].encoder) == width]
     if len(fitting) == 1:

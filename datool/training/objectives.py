@@ -25,7 +25,7 @@ from datool.training.losses import (
 from datool.training.recipe import Recipe
 
 Losses = dict[str, Tensor]
-SEES = ("perturbed", "clean")
+SEES = ("augmented", "clean")
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Alignment:
         tap: block whose tokens are compared, the last one as a rule.
         weight: of the loss.
         margin: as `feature_alignment`.
-        sees: ``perturbed``: the student's own picture, ``clean``: the same without changes of colour.
+        sees: ``augmented``: the student's own picture, ``clean``: the same without changes of colour.
     Raises:
         DatoolError: another ``sees``.
     """
@@ -99,8 +99,8 @@ class Alignment:
         self.frozen, self.tap, self.weight, self.margin, self.sees = frozen, tap, weight, margin, sees
         self.frozen.eval().requires_grad_(False)
         device = next(frozen.parameters()).device
-        self._mean = torch.tensor(frozen.row.mean, device=device)[:, None, None]
-        self._std = torch.tensor(frozen.row.std, device=device)[:, None, None]
+        self._mean = torch.tensor(frozen.spec.mean, device=device)[:, None, None]
+        self._std = torch.tensor(frozen.spec.std, device=device)[:, None, None]
 
     def __call__(self, tokens: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each image, (B,).

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-from datool.data.perturb import Perturbation
+from datool.data.batches.augment import Augmentation
 from datool.errors import DatoolError
 from datool.settings import changed, from_json, split
 
@@ -23,7 +23,7 @@ class Recipe:
     """One training run. A default is what a small model from random weights trains by; `RECIPES` has the papers'.
 
     Args:
-        model: row of `datool.models.rows.MODELS`.
+        model: row of `datool.models.specs.MODELS`.
         seed: of the weights, of the scenes, of the order and of every draw.
 
         labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, or ``rendered`` alone. They are
@@ -35,8 +35,8 @@ class Recipe:
         skip_broken: take another sample in place of one that cannot be read.
         size_px: (height, width) of the crops that stored samples are trained on.
         flip: probability that a sample is mirrored.
-        target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.transforms.TARGETS`.
-        perturb: changes of colour, of pseudo-labelled samples only; null = none, ``--set perturb.blur=0.3`` sets one.
+        target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.batches.transforms.TARGETS`.
+        augment: changes of colour, of pseudo-labelled samples only; null = none, ``--set augment.blur=0.3`` sets one.
         cutmix: probability that a box of another pseudo-labelled picture is set into one.
         cutmix_area: smallest and largest share of that box.
 
@@ -54,7 +54,7 @@ class Recipe:
         drop_gradient: leave them out of gradient matching too.
         align_weight: weight of feature alignment with a frozen encoder; 0 = without.
         align_margin: tokens whose cosine is above it are left out; 0.85, or "a tolerance of 0.15".
-        align_sees: which picture the frozen encoder sees: ``perturbed``, as the student, or ``clean``.
+        align_sees: which picture the frozen encoder sees: ``augmented``, as the student, or ``clean``.
         align_init: weights of the frozen encoder, as ``init``.
         align_encoder: row of `datool.models.encoders.ENCODERS`; empty = the model's own, which needs no projector.
         anchor_weight: weight of holding the prediction's own scale to the target's; 0 = as published.
@@ -101,7 +101,7 @@ class Recipe:
     size_px: tuple[int, int] = (518, 518)
     flip: float = 0.5
     target: str = "disparity-minmax"
-    perturb: Perturbation | None = None
+    augment: Augmentation | None = None
     cutmix: float = 0.0
     cutmix_area: tuple[float, float] = (0.0, 1.0)
 
@@ -118,7 +118,7 @@ class Recipe:
     drop_gradient: bool = True
     align_weight: float = 0.0
     align_margin: float = 0.85
-    align_sees: str = "perturbed"
+    align_sees: str = "augmented"
     align_init: str = "dinov2"
     align_encoder: str = ""
     anchor_weight: float = 0.0
@@ -179,7 +179,7 @@ class Recipe:
         if not 0 <= self.seed < MAX_SEED:
             raise DatoolError(f"seed is {self.seed}, expected 0 to {MAX_SEED - 1}.")
         if not self.pseudo_batch:
-            unused = [name for name in ("align_weight", "drop_share", "cutmix", "perturb") if getattr(self, name)]
+            unused = [name for name in ("align_weight", "drop_share", "cutmix", "augment") if getattr(self, name)]
             if unused:
                 raise DatoolError(
                     f"{unused[0]} is {getattr(self, unused[0])!r}, and changes pseudo-labelled samples alone, of which "

@@ -14,7 +14,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from datool.data.perturb import Perturbation
+from datool.data.batches.augment import Augmentation
 from datool.errors import DatoolError, lookup
 from datool.training.recipe import Recipe, override, parse_recipe, write_recipe
 
@@ -84,7 +84,7 @@ _STUDENT_V1 = replace(
     batch_size=192,
     epochs=1.0,
     # Section 3.2: colour jitter, blur and CutMix with probability 0.5, on unlabelled pictures alone.
-    perturb=Perturbation(),
+    augment=Augmentation(),
     cutmix=0.5,
     # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin 0.85.
     align_weight=1.0,
@@ -122,8 +122,8 @@ _STUDENT_V2 = replace(
     drop_share=0.1,
     # The weight of alignment is not stated; 1 as in V1.
     align_weight=1.0,
-    # As V1; its author calls them unnecessary for S and B taught by G (V2 issue 207): --set perturb=null cutmix=0.
-    perturb=Perturbation(),
+    # As V1; its author calls them unnecessary for S and B taught by G (V2 issue 207): --set augment=null cutmix=0.
+    augment=Augmentation(),
     cutmix=0.5,
     checkpointing=False,
     shard=False,
@@ -185,7 +185,7 @@ RECIPES: dict[str, Recipe] = {
         labelled=(),
         pseudo_batch=16,
         batch_size=24,
-        perturb=Perturbation(),
+        augment=Augmentation(),
         cutmix=0.5,
     ),
     "nano-student-v2": replace(
@@ -196,7 +196,7 @@ RECIPES: dict[str, Recipe] = {
         ssi="least-squares",
         gradient_weight=2.0,
         drop_share=0.1,
-        perturb=Perturbation(),
+        augment=Augmentation(),
         cutmix=0.5,
     ),
     "nano-metric": replace(
