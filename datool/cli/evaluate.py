@@ -28,6 +28,7 @@ from datool.cli.options import (
     meaning,
     number_or_text,
     part,
+    settings,
 )
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def evaluate(
             rich_help_panel=SCORING,
         ),
     ] = "",
-    settings: Settings = None,
+    set_: Settings = None,
     quantity: MapQuantity = None,
     ambiguity: MapAmbiguity = None,
     divisor: Divisor = None,
@@ -194,7 +195,7 @@ def evaluate(
         divisor=divisor,
         roots=folders(root),
         protocol=protocol,
-        overrides=dict(map(split, settings or [])),
+        overrides=dict(map(split, settings(set_))),
         csv=csv,
         rows=rows or (),
         shard=part(shard, "--shard"),

@@ -286,6 +286,15 @@ def pairs(given: list[str] | None, option: str, form: str) -> dict[str, str]:
     return pairs
 
 
+def settings(given: list[str] | None) -> tuple[str, ...]:
+    """Return what ``--set`` was given, each of which is KEY=VALUE; the recipe or protocol reads the values."""
+    for text in given or []:
+        key, equals, _ = text.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"got '{text}', expected KEY=VALUE.", param_hint="--set")
+    return tuple(given or ())
+
+
 def folders(roots: list[str] | None, option: str = "--root", form: str = "NAME=DIR") -> dict[str, Path]:
     """Return the folder of each name that a repeatable option gives."""
     return {name: Path(folder) for name, folder in pairs(roots, option, form).items()}

@@ -12,7 +12,7 @@ import typer
 
 from datool.cli.draw import Bar, draw_rows, say
 from datool.cli.help import DATA, MODEL, TRAINING, WORKERS
-from datool.cli.options import Device, Json, Out, Quiet, Roots, Settings, folders
+from datool.cli.options import Device, Json, Out, Quiet, Roots, Settings, folders, settings
 
 if TYPE_CHECKING:
     from datool.jobs.train import Plan, TrainSummary
@@ -191,7 +191,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
         batch_size: BatchSize = None,
         size: Size = None,
         precision: Precision = None,
-        settings: Settings = None,
+        set_: Settings = None,
         resume: Resume = False,
         dry_run: DryRun = False,
         device: Device = "auto",
@@ -223,14 +223,14 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
             out=out,
             places=places,
             resume=resume,
-            settings=tuple(settings or ()),
+            settings=settings(set_),
             device=device,
             num_workers=workers,
         )
         chosen = read_recipe(str(out / "recipe.json") if resume else recipe)
         if not resume:
             chosen = _changed(chosen, model, init, init_head, steps, batch_size, size, precision)
-            chosen = override(chosen, settings or [])
+            chosen = override(chosen, options.settings)
         if dry_run:
             _draw_plan(plan(chosen, options), as_json)
             return
