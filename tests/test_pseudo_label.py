@@ -294,7 +294,7 @@ def test_what_cannot_be_labelled_says_so_before_anything_is_written(tmp_path, we
         (("kitti",), {"roots": {"kitti": root}}, "Pack it first"),
         ((root,), {"format": "tars"}, "format of labels"),
         ((root,), {"engine": "spark"}, "engine"),
-        ((root,), {"worker": (2, 2)}, "Count from 0"),
+        ((root,), {"worker": (2, 2)}, "counted from 0: 0/2 to 1/2"),
         ((root,), {"labels": LabelOptions(depth="color")}, "picture"),
         ((root,), {"labels": LabelOptions(label_size="big")}, "label size"),
         ((root,), {"labels": LabelOptions(confidence="yes")}, "confidence"),
