@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from datool.depth import Ambiguity, DepthMap, Quantity
@@ -33,4 +35,4 @@ class Prior(Rival):
 
 
 # Name -> disparity of each row from its place: 0 at the top, 1 at the bottom.
-PRIORS = {"constant": np.ones_like, "rows": lambda place: place}
+PRIORS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"constant": np.ones_like, "rows": lambda place: place}

@@ -18,7 +18,7 @@ from datool import __version__
 from datool.data.sample import Sample
 from datool.data.sources.base import Row
 from datool.data.sources.da2k import read_pairs
-from datool.data.sources.table import SOURCES, find_root
+from datool.data.sources.table import FETCHED, SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.estimators.saved import SavedMaps
@@ -41,7 +41,7 @@ from datool.evaluation.results import (
 )
 from datool.files import write_bytes
 from datool.jobs.evaluate import scoring
-from datool.jobs.evaluate.predictors import NamedPredictor, Settings, named_predictor, saved
+from datool.jobs.evaluate.predictors import AUTO, NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
 from datool.settings import check_part
 
@@ -63,7 +63,7 @@ class EvalOptions:
     Args:
         bench: names of `BENCHMARKS`, or ``all``: those whose files are found.
         manifest: own data, in place of ``bench``.
-        model: as of `datool.jobs.evaluate.predictors.named_predictor`; not ``auto``.
+        model: as of `datool.jobs.evaluate.predictors.named_predictor`; empty = ``auto``, if there are no predictions.
         predictions: in place of ``model``: a folder of saved maps, or a pattern, as of `SavedMaps`.
         compare: in place of both, for `compare`: several models or folders of maps.
         quantity, ambiguity, divisor: of maps and rivals that do not say; None = they must.
@@ -78,6 +78,7 @@ class EvalOptions:
         resample: what `compare` draws, a name of `datool.evaluation.compare.RESAMPLES`.
         size_px, precision, device, batch_size: as of `Predictor`.
         workers: processes for saved maps; 0 = one a CPU core.
+        fetch: brings a benchmark's data set whose files are not there, and returns its folder; None = that is an error.
     """
 
     bench: Sequence[str] = ()
@@ -102,6 +103,7 @@ class EvalOptions:
     device: str = "auto"
     batch_size: int | str = "auto"
     workers: int = 0
+    fetch: Callable[[str, Callable[[str], None]], Path] | None = None
 
     def settings(self) -> Settings:
         """Return how models and maps are had."""
@@ -169,9 +171,10 @@ def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda
         DatoolError: nothing or too much to score; no such benchmark, model, protocol or field; files not there; or the
             csv holds rows of another predictor or protocol.
     """
-    if options.compare or bool(options.model) == (options.predictions is not None):
+    if options.compare or (options.model and options.predictions is not None):
         raise DatoolError("expected either a model or saved maps to score.", "Give --model or --predictions.")
-    return _evaluate(options, [options.model or None], progress).summaries[0]
+    spec = None if options.predictions is not None else options.model or AUTO
+    return _evaluate(options, [spec], progress).summaries[0]
 
 
 def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> Compared:
@@ -195,8 +198,12 @@ def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Calla
     """Score each of ``specs`` (None = ``options.predictions``), write what is to be written, return all."""
     _check(options, specs)
     missing: dict[str, str] = {}
+
+    def tell(text: str) -> None:
+        progress(Progress(0, message=text))
+
     # Options are checked before a model is loaded, which takes longest.
-    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing)]
+    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing, tell)]
     earlier = _earlier(options, {bench: protocol for bench, _, _, protocol in jobs})
     summaries: list[EvalSummary] = []
     galleries: Galleries = {}
@@ -206,7 +213,7 @@ def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Calla
             assert options.predictions is not None, "either a model or maps"
             one = saved(options.predictions, options.settings())
         else:
-            one = named_predictor(spec, options.settings())
+            one = named_predictor(spec, options.settings(), tell)
         if len(specs) == 1:
             _check_predictor(options, earlier, one.identity)
         results = []
@@ -240,15 +247,15 @@ def _compare(number: int, summaries: Sequence[EvalSummary], options: EvalOptions
 def _check(options: EvalOptions, specs: Sequence[str | None]) -> None:
     if bool(options.bench) == (options.manifest is not None):
         raise DatoolError("expected either benchmarks or a manifest to score against.", "Give --bench or --manifest.")
-    if "auto" in specs:
-        raise DatoolError("a score needs a named model, got --model auto.", "Give a name, a file or a folder.")
     if options.workers < 0:
         raise DatoolError(f"{options.workers} workers cannot be.", "Give a number, or 0 for one a CPU core.")
     check_part(options.shard, "--shard")
 
 
-def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[str, Benchmark, Path]]:
-    """Yield name, row and root; of ``all``, note those whose files are not there."""
+def _benches(
+    options: EvalOptions, missing: dict[str, str], tell: Callable[[str], None]
+) -> Iterator[tuple[str, Benchmark, Path]]:
+    """Yield name, row and root, fetching what can be; of ``all``, note those whose files are not there."""
     if options.manifest is not None:
         if not options.manifest.exists():
             raise DatoolError(f"no manifest {options.manifest}.", SOURCES["manifest"].layout)
@@ -257,7 +264,7 @@ def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[st
     if ALL not in options.bench:
         for bench in dict.fromkeys(options.bench):
             row = lookup(BENCHMARKS, bench, "benchmark")
-            yield bench, row, find_root(row.source, options.roots)
+            yield bench, row, _root(row.source, options, tell)
         return
     for bench, row in BENCHMARKS.items():
         try:
@@ -270,6 +277,18 @@ def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[st
         yield bench, row, root
     if len(missing) == len(BENCHMARKS):
         raise DatoolError("the files of no benchmark are there.", f"Give --root NAME=DIR: {', '.join(missing)}.")
+
+
+def _root(source: str, options: EvalOptions, tell: Callable[[str], None]) -> Path:
+    """Return where a data set is; one that can be fetched is, if it is not there or not whole."""
+    if options.fetch is None or source not in FETCHED or source in options.roots:
+        return find_root(source, options.roots)
+    try:
+        root = find_root(source, options.roots)
+        SOURCES[source].index(root, SOURCES[source].splits[0])
+        return root
+    except DatoolError:
+        return options.fetch(source, tell)
 
 
 def _protocol(bench: str, options: EvalOptions) -> Protocol:
