@@ -193,7 +193,7 @@ def test_what_is_asked_for_is_checked(data):
     manifest, maps, _ = data
     for options, words in (
         ({"predictions": maps}, "--bench or --manifest"),
-        ({"manifest": manifest}, "--model or --predictions"),
+        ({"manifest": manifest, "model": "tiny", "predictions": maps}, "--model or --predictions"),
         ({"manifest": manifest, "predictions": maps / "no"}, "no folder of predictions"),
         ({"manifest": manifest, "predictions": maps, "protocol": "midass"}, "Did you mean 'midas'"),
         ({"bench": ["da2k"], "predictions": maps}, "datool data get da2k"),

@@ -221,7 +221,6 @@ def evaluate(
         device=device,
         batch_size=number_or_text(batch_size),
         workers=workers,
-        fetch=_fetch,
     )
     summaries = _compare(options, as_json, quiet) if compare else _evaluate(options, as_json, quiet)
     if html is not None and not quiet:
@@ -245,7 +244,7 @@ def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[Eval
     from datool.jobs.evaluate.evaluate import evaluate as job
 
     with Bar(quiet) as bar:
-        summary = job(options, bar.update)
+        summary = job(options, bar.update, _fetch)
     if as_json:
         typer.echo(summary.to_json())
     elif not quiet:
@@ -257,7 +256,7 @@ def _compare(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalS
     from datool.jobs.evaluate.evaluate import compare as job
 
     with Bar(quiet) as bar:
-        found = job(options, bar.update)
+        found = job(options, bar.update, _fetch)
     if as_json:
         typer.echo(found.to_json())
     elif not quiet:

@@ -289,6 +289,10 @@ _V1_ORIGINALS = {
 
 UNPUBLISHED = {
     "depth-anything-v2-giant": "not released by its authors",
+    "metric-nyu-large": "to be trained by the recipe metric-nyu",
+    "metric-kitti-large": "to be trained by the recipe metric-kitti",
+    "tiny-teacher": "to be trained by the recipe of that name",
+    "tiny-student": "to be trained by the recipe of that name",
     "nano": "for tests, never trained",
     "nano-metric": "for tests, never trained",
 }

@@ -53,6 +53,8 @@ DEFAULT_PROTOCOL = "lsq-disparity"
 WAITING = 4
 # Worst and best images of a report, each, and photos that the speed is measured on.
 NUM_PICTURES, NUM_SPEED = 6, 32
+# (name of a data set, what gets lines of text) -> its folder.
+Fetch = Callable[[str, Callable[[str], None]], Path]
 Galleries = dict[tuple[str, str], tuple[list[Picture], list[Picture]]]
 
 
@@ -78,7 +80,6 @@ class EvalOptions:
         resample: what `compare` draws, a name of `datool.evaluation.compare.RESAMPLES`.
         size_px, precision, device, batch_size: as of `Predictor`.
         workers: processes for saved maps; 0 = one a CPU core.
-        fetch: brings a benchmark's data set whose files are not there, and returns its folder; None = that is an error.
     """
 
     bench: Sequence[str] = ()
@@ -103,7 +104,6 @@ class EvalOptions:
     device: str = "auto"
     batch_size: int | str = "auto"
     workers: int = 0
-    fetch: Callable[[str, Callable[[str], None]], Path] | None = None
 
     def settings(self) -> Settings:
         """Return how models and maps are had."""
@@ -158,7 +158,9 @@ class Compared:
         )
 
 
-def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> EvalSummary:
+def evaluate(
+    options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None, fetch: Fetch | None = None
+) -> EvalSummary:
     """Score every image of the benchmarks; name those that cannot be.
 
     Maps are held one at a time a process; only rows are kept. With ``csv`` a killed run goes on where it ended, and
@@ -167,6 +169,7 @@ def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda
     Args:
         options: what, against what, how.
         progress: called after each image, and with messages.
+        fetch: brings a benchmark's data set whose files are not there; None = that they are not is an error.
     Raises:
         DatoolError: nothing or too much to score; no such benchmark, model, protocol or field; files not there; or the
             csv holds rows of another predictor or protocol.
@@ -174,15 +177,17 @@ def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda
     if options.compare or (options.model and options.predictions is not None):
         raise DatoolError("expected either a model or saved maps to score.", "Give --model or --predictions.")
     spec = None if options.predictions is not None else options.model or AUTO
-    return _evaluate(options, [spec], progress).summaries[0]
+    return _evaluate(options, [spec], progress, fetch).summaries[0]
 
 
-def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> Compared:
+def compare(
+    options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None, fetch: Fetch | None = None
+) -> Compared:
     """Score several predictors one after the other, and tell how they differ on the images that all scored.
 
     Args:
         options: as of `evaluate`, with ``compare``; the first is what the others are compared with.
-        progress: called after each image, and with messages.
+        progress, fetch: as of `evaluate`.
     Raises:
         DatoolError: as of `evaluate`; fewer than two to compare, one of them twice, or no image that all scored.
     """
@@ -191,10 +196,15 @@ def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda 
             f"expected two or more different models or folders to compare, got {', '.join(options.compare) or 'none'}.",
             "Write datool eval --compare tiny maps/ and leave out --model and --predictions.",
         )
-    return _evaluate(options, list(options.compare), progress)
+    return _evaluate(options, list(options.compare), progress, fetch)
 
 
-def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Callable[[Progress], None]) -> Compared:
+def _evaluate(
+    options: EvalOptions,
+    specs: Sequence[str | None],
+    progress: Callable[[Progress], None],
+    fetch: Fetch | None,
+) -> Compared:
     """Score each of ``specs`` (None = ``options.predictions``), write what is to be written, return all."""
     _check(options, specs)
     missing: dict[str, str] = {}
@@ -202,8 +212,19 @@ def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Calla
     def tell(text: str) -> None:
         progress(Progress(0, message=text))
 
+    def find(source: str) -> Path:
+        """Return where a data set is; one that can be fetched is, if it is not there or not whole."""
+        if fetch is None or source not in FETCHED or source in options.roots:
+            return find_root(source, options.roots)
+        try:
+            root = find_root(source, options.roots)
+            SOURCES[source].index(root, SOURCES[source].splits[0])
+            return root
+        except DatoolError:
+            return fetch(source, tell)
+
     # Options are checked before a model is loaded, which takes longest.
-    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing, tell)]
+    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing, find)]
     earlier = _earlier(options, {bench: protocol for bench, _, _, protocol in jobs})
     summaries: list[EvalSummary] = []
     galleries: Galleries = {}
@@ -253,9 +274,9 @@ def _check(options: EvalOptions, specs: Sequence[str | None]) -> None:
 
 
 def _benches(
-    options: EvalOptions, missing: dict[str, str], tell: Callable[[str], None]
+    options: EvalOptions, missing: dict[str, str], find: Callable[[str], Path]
 ) -> Iterator[tuple[str, Benchmark, Path]]:
-    """Yield name, row and root, fetching what can be; of ``all``, note those whose files are not there."""
+    """Yield name, row and root; of ``all``, note those whose files are not there."""
     if options.manifest is not None:
         if not options.manifest.exists():
             raise DatoolError(f"no manifest {options.manifest}.", SOURCES["manifest"].layout)
@@ -264,7 +285,7 @@ def _benches(
     if ALL not in options.bench:
         for bench in dict.fromkeys(options.bench):
             row = lookup(BENCHMARKS, bench, "benchmark")
-            yield bench, row, _root(row.source, options, tell)
+            yield bench, row, find(row.source)
         return
     for bench, row in BENCHMARKS.items():
         try:
@@ -277,18 +298,6 @@ def _benches(
         yield bench, row, root
     if len(missing) == len(BENCHMARKS):
         raise DatoolError("the files of no benchmark are there.", f"Give --root NAME=DIR: {', '.join(missing)}.")
-
-
-def _root(source: str, options: EvalOptions, tell: Callable[[str], None]) -> Path:
-    """Return where a data set is; one that can be fetched is, if it is not there or not whole."""
-    if options.fetch is None or source not in FETCHED or source in options.roots:
-        return find_root(source, options.roots)
-    try:
-        root = find_root(source, options.roots)
-        SOURCES[source].index(root, SOURCES[source].splits[0])
-        return root
-    except DatoolError:
-        return options.fetch(source, tell)
 
 
 def _protocol(bench: str, options: EvalOptions) -> Protocol:
