@@ -10,8 +10,11 @@ import pytest
 from datool.data.batches.augment import Augmentation
 from datool.data.sources.table import SOURCES
 from datool.errors import DatoolError
+from datool.evaluation.benchmarks import BENCHMARKS, protocol_for
 from datool.models.specs import MODELS
+from datool.training.dataloading import named_set
 from datool.training.objectives import OBJECTIVES
+from datool.training.optimizers import schedule_share
 from datool.training.recipe import RENDERED, Recipe
 from datool.training.recipes import RECIPES, override, read_recipe, write_recipe
 
@@ -21,7 +24,7 @@ def test_every_recipe_resolves_and_comes_back_from_its_file(name, tmp_path):
     recipe = RECIPES[name]
     recipe.check()
     assert recipe.model in MODELS and recipe.objective in OBJECTIVES
-    assert all(source == RENDERED or source in SOURCES for source in recipe.labelled)
+    assert all(name == RENDERED or named_set(name, {}).split for name in recipe.labelled)
     assert (recipe.target == "depth") == (MODELS[recipe.model].max_depth_m is not None)
     path = tmp_path / "recipe.json"
     path.write_text(write_recipe(recipe))
@@ -49,6 +52,30 @@ def test_the_papers_numbers():
         metric = RECIPES[name]
         assert MODELS[metric.model].max_depth_m == far and metric.power == 0.9 and metric.epochs == 120
         assert (metric.batch_size, metric.weight_decay, metric.silog_variance) == (32, 0.01, 0.5)
+
+
+def test_v1s_metric_fine_tunes_train_on_the_sets_own_training_images():
+    for name, sets, far, size in (("nyu", "nyu:train", 10, (392, 518)), ("kitti", "kitti:eigen-train", 80, (378, 770))):
+        recipe = RECIPES[f"metric-{name}"]
+        assert recipe.labelled == (sets,) and MODELS[recipe.model].max_depth_m == far and recipe.size_px == size
+        assert (recipe.epochs, recipe.batch_size, recipe.lr_head, recipe.clip) == (5, 16, 1.61e-4, 0.1)
+        assert recipe.lr_head == pytest.approx(50 * recipe.lr_encoder)
+        shares = [schedule_share(recipe, step, 1000) for step in (0, 699, 850, 999)]
+        assert shares[:2] == [1, 1] and shares[2] == pytest.approx(0.5, abs=1e-3) and 1e-4 <= shares[3] < 2e-4
+
+
+def test_no_recipe_trains_on_what_benchmarks_score():
+    for name, source in SOURCES.items():
+        for split in source.scored:
+            with pytest.raises(DatoolError, match=f"benchmarks score split '{split}' of '{name}'"):
+                named_set(f"{name}:{split}", {})
+    benches = {(row.source, protocol.split or SOURCES[row.source].splits[0])
+               for bench, row in BENCHMARKS.items() for protocol in (protocol_for(bench),)}  # fmt: skip
+    assert all(split in SOURCES[name].scored for name, split in benches)
+    assert named_set("nyu", {}).split == "train" and named_set("kitti", {}).split == "eigen-train"
+    assert named_set("nyu:mine.txt", {}).split == "mine.txt" and named_set("irs", {}).split == "all"
+    with pytest.raises(DatoolError, match="benchmarks score 'eth3d'"):
+        named_set("eth3d", {})
 
 
 def test_the_stable_student_differs_in_one_field():

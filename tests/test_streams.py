@@ -5,6 +5,7 @@ import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 from datool.data.batches.augment import Augmentation
 from datool.data.batches.crops import random_crop
-from datool.data.batches.datasets import RowSet, SetSpec, open_set
+from datool.data.batches.datasets import RowSet, SetSpec, SkySet, open_set
 from datool.data.batches.stored import GroupSpec, RenderedBatches, SampleBatches
 from datool.data.batches.transforms import minmax_target
 from datool.data.sample import Batch, Sample
@@ -365,6 +366,32 @@ def test_a_sky_mask_fills_what_the_label_leaves_open(folder, tmp_path):
     (tmp_path / "3.png").unlink()
     with pytest.raises(DatoolError, match=r"3\.png"):
         masked.read(0, 3)
+
+
+@pytest.mark.parametrize("quantity", [Quantity.DISPARITY, Quantity.DEPTH])
+def test_sky_of_a_label_without_a_known_shift_is_its_farthest_value(quantity, tmp_path):
+    values = np.full((8, 8), np.nan, np.float32)
+    values[4:] = np.linspace(2, 5, 32).reshape(4, 8)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:6] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    sample = Sample("a.jpg", np.zeros((8, 8, 3), np.uint8), DepthMap(values, quantity, Ambiguity.SCALE_AND_SHIFT))
+    found = SkySet(_One(sample), tmp_path).read(0, 0).depth
+    np.testing.assert_array_equal(found.values[4:], values[4:])
+    np.testing.assert_array_equal(found.values[:4], 2 if quantity is Quantity.DISPARITY else 5)
+    if quantity is Quantity.DISPARITY:
+        assert (minmax_target(found, 0)[:4] == 0).all(), "V1's 0, once the map is brought to [0, 1]"
+    nothing = replace(sample, depth=DepthMap(np.full((8, 8), np.nan, np.float32), quantity, sample.depth.ambiguity))
+    assert not SkySet(_One(nothing), tmp_path).read(0, 0).depth.valid.any()
+
+
+class _One:
+    """A set of one sample."""
+
+    counts: ClassVar = [1]
+
+    def __init__(self, sample: Sample) -> None:
+        self.read = lambda shard, number: sample
 
 
 # What goes wrong

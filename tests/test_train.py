@@ -125,6 +125,16 @@ def test_a_plan_counts_and_costs_without_training(tmp_path, own):
     assert missing.steps is None and "no files of 'hypersim'" in missing.samples["hypersim"]
 
 
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_is_printed_without_data(name, tmp_path):
+    done = datool("train-student", "--recipe", name, "--out", tmp_path / "run", "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["recipe"]["model"] == RECIPES[name].model
+    assert bool(found["missing"]) == (RECIPES[name].pseudo_batch > 0 or RECIPES[name].labelled == ())
+    assert not found["missing"] or "Write them: datool pseudo-label" in found["missing"] or "--l" in found["missing"]
+
+
 def load_nano():
     from datool.models.depth_anything import build_model
 

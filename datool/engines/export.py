@@ -25,6 +25,7 @@ from datool.engines.base import Card
 from datool.engines.exported import META
 from datool.errors import DatoolError, lookup, require
 from datool.models.depth_anything import DepthAnything
+from datool.models.encoders import ViTEncoder
 from datool.models.weights import LoadedModel
 
 OPSET = 20
@@ -96,14 +97,15 @@ def to_program(net: DepthAnything) -> torch.export.ExportedProgram:
         DatoolError: an encoder that takes one size only, or one that resizes its positions in another way.
     """
     encoder = net.encoder.spec
-    if not (encoder.any_size and encoder.dinov2_rule):
+    if not (encoder.pyramid or (encoder.any_size and encoder.dinov2_rule)):
         raise DatoolError(
             f"cannot export {encoder.timm_name}: its positions are not resized by DINOv2's rule.",
-            "Models of the table with dinov2 encoders, tiny and nano can be exported.",
+            "Models with DINOv2 or convolutional encoders, and nano, can be exported.",
         )
     shared = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
     net = copy.deepcopy(net, shared).float().eval()
-    net.encoder.vit._pos_embed = MethodType(_embed_positions, net.encoder.vit)
+    if isinstance(net.encoder, ViTEncoder):
+        net.encoder.vit._pos_embed = MethodType(_embed_positions, net.encoder.vit)
     dim = torch.export.Dim
     height, width = (dim(name, min=3, max=MOST_PATCHES) for name in ("rows", "columns"))
     sizes = {0: dim("batch", min=1, max=64), 2: encoder.patch_px * height, 3: encoder.patch_px * width}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from datool.models.depth_anything import DepthAnything
 from datool.models.dpt import DPTHead
-from datool.models.encoders import is_plain_attention
+from datool.models.encoders import ViTEncoder, is_plain_attention
 
 # What the head's values are multiplied by in float16: up to a million fit, and down to 1e-3 nothing is lost.
 HEAD_SCALE = 2.0**-4
@@ -201,6 +201,7 @@ class GpuNet(nn.Module):
         fine = torch.float32 if precision == "fp32" else torch.float16
         self.dtype, self.fine, self.patch_px = dtype, fine, net.encoder.spec.patch_px
         self.taps, self.max_depth_m = net.spec.taps, net.spec.max_depth_m
+        assert isinstance(net.encoder, ViTEncoder) and isinstance(net.head, DPTHead), "as `fits` tells"
         vit = net.encoder.vit
         self.stem: Any = copy.deepcopy(vit, {id(vit.blocks): nn.ModuleList()}).to(device)
         self.stem.patch_embed.to(fine).to(memory_format=torch.channels_last)
@@ -268,6 +269,8 @@ def _allow_variants() -> None:
 
 def fits(net: DepthAnything) -> bool:
     """Tell whether `GpuNet` knows this network's encoder: a ViT of pre-norm blocks with plain attention."""
+    if not isinstance(net.encoder, ViTEncoder):
+        return False
     vit = net.encoder.vit
     ends = isinstance(vit.norm_pre, nn.Identity) and isinstance(vit.norm, nn.LayerNorm)
     return ends and all(map(_is_plain, vit.blocks))
@@ -275,7 +278,7 @@ def fits(net: DepthAnything) -> bool:
 
 def takes_fp8(net: DepthAnything) -> bool:
     """Tell whether `GpuNet` can have this network's linear layers in 8 bits."""
-    layers = [layer for layer in net.encoder.vit.blocks.modules() if isinstance(layer, nn.Linear)]
+    layers = [layer for layer in net.encoder.blocks.modules() if isinstance(layer, nn.Linear)]
     return fits(net) and all(layer.in_features % 16 == 0 == layer.out_features % 16 for layer in layers)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from datool.data.batches.datasets import OpenSet, open_set
+from datool.data.batches.stored import GroupSpec
 from datool.depth import Ambiguity, DepthMap
 from datool.engines.base import choose_device
 from datool.errors import DatoolError
@@ -21,6 +22,7 @@ from datool.files import held, write_bytes
 from datool.models.depth_anything import DepthAnything
 from datool.training.budget import Budget, make_budget
 from datool.training.dataloading import (
+    MissingDataError,
     Places,
     count_samples,
     count_steps,
@@ -94,6 +96,7 @@ class Plan:
         steps: of the whole run; None if they depend on samples that cannot be counted.
         world: ranks.
         budget: the cost of so many steps; None without them.
+        missing: which data have still to be named before it can train, and how; empty if none.
     """
 
     recipe: Recipe
@@ -101,6 +104,7 @@ class Plan:
     steps: int | None
     world: int
     budget: Budget | None
+    missing: str = ""
 
 
 def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None] | None = None) -> TrainSummary:
@@ -152,19 +156,27 @@ def plan(recipe: Recipe, options: TrainOptions) -> Plan:
     """Return what `train` would do and cost; nothing is written, fetched or trained.
 
     Raises:
-        DatoolError: the recipe contradicts itself, or data are not named.
+        DatoolError: the recipe contradicts itself, or data that were named are not there.
     """
     recipe.check()
-    groups = groups_of(recipe, options.places)
+    groups: tuple[GroupSpec, ...] = ()
+    missing = ""
+    try:
+        groups = groups_of(recipe, options.places)
+    except MissingDataError as error:
+        missing = f"{error.problem} {error.hint}"
     counts = [count_samples(group) for group in groups]
     samples = {name: count for each in counts for name, count in each.items()}
     last = list(counts[-1].values()) if counts else [0]
     known = [count for count in last if isinstance(count, int)]
-    steps = None if recipe.epochs and len(known) < len(last) else count_steps(recipe, sum(known))
-    size = input_sizes(recipe, groups)[-1]
+    counted = len(known) == len(last) and not missing
+    steps = count_steps(recipe, sum(known)) if counted or not recipe.epochs else None
+    size = input_sizes(recipe, bool(groups or missing))[-1]
     with process_group(choose_device(options.device)) as ranks:
         budget = None if steps is None else make_budget(recipe, steps, size, ranks.device, ranks.world)
-        return Plan(recipe, samples or {"rendered scenes": recipe.num_scenes}, steps, ranks.world, budget)
+        if not groups and not missing:
+            samples = {"rendered scenes": recipe.num_scenes}
+        return Plan(recipe, samples, steps, ranks.world, budget, missing)
 
 
 def _resumed(options: TrainOptions) -> Recipe:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datool import __version__
 from datool.errors import DatoolError
 from datool.files import write_bytes
-from datool.models.encoders import EncoderSpec, ViTEncoder
+from datool.models.encoders import Encoder, EncoderSpec, ViTEncoder
 
 FILES = (
     "timm/model.safetensors",
@@ -41,7 +41,7 @@ _RENAMES = (
 _SWIGLU = {"fc1": "weights_in", "fc2": "weights_out"}
 
 
-def write_backbone(encoder: ViTEncoder, folder: Path) -> None:
+def write_backbone(encoder: Encoder, folder: Path) -> None:
     """Write an encoder as ``folder/timm`` and ``folder/transformers``.
 
     ``timm.create_model("local-dir:FOLDER/timm", pretrained=True)`` and
@@ -57,7 +57,8 @@ def write_backbone(encoder: ViTEncoder, folder: Path) -> None:
     from safetensors.torch import save as to_bytes
 
     spec = encoder.spec
-    state = {key: tensor.detach().float().cpu().contiguous() for key, tensor in encoder.vit.state_dict().items()}
+    vit = encoder.vit if isinstance(encoder, ViTEncoder) else nn.Module()
+    state = {key: tensor.detach().float().cpu().contiguous() for key, tensor in vit.state_dict().items()}
     if spec.stem or not spec.dinov2_rule or "patch_embed.proj.weight" not in state:
         raise DatoolError(
             f"the encoder {spec.timm_name} is no DINOv2: it cannot be written as one.",

@@ -8,13 +8,13 @@ from typing import Literal, overload
 from torch import Tensor, nn
 
 from datool.errors import lookup
-from datool.models.dpt import DPTHead
+from datool.models.dpt import DPTHead, FusionHead
 from datool.models.encoders import build_encoder
 from datool.models.specs import MODELS, ModelSpec
 
 
 class DepthAnything(nn.Module):
-    """A ViT encoder and a DPT head.
+    """An encoder and a DPT head; of a convolutional encoder, whose maps have four sizes already, the head's fusion.
 
     Args:
         spec: what to build. Weights are random; `datool.models.weights` fills them.
@@ -25,7 +25,12 @@ class DepthAnything(nn.Module):
         self.spec = spec
         self.encoder = build_encoder(spec.encoder)
         last = nn.ReLU() if spec.max_depth_m is None else nn.Sigmoid()
-        self.head = DPTHead(self.encoder.spec.width, spec.channels, spec.features, last)
+        encoder = self.encoder.spec
+        self.head = (
+            FusionHead(encoder.pyramid, spec.features, last)
+            if encoder.pyramid
+            else DPTHead(encoder.width, spec.channels, spec.features, last)
+        )
         # What aligned training may put between the student's tokens and a frozen encoder's; part of no weight file.
         self.project: nn.Module = nn.Identity()
 

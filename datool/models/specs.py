@@ -14,8 +14,8 @@ class ModelSpec:
     Args:
         encoder: row of `datool.models.encoders.ENCODERS`.
         features: channels of the DPT fusion.
-        channels: channels of the four DPT levels.
-        taps: 0-based encoder blocks that feed the head.
+        channels: channels of the four DPT levels; empty where a convolutional encoder decides them.
+        taps: 0-based encoder blocks that feed the head, or the four maps of a convolutional encoder.
         max_depth_m: None for relative models (ReLU, disparity); else the sigmoid's ceiling in metres.
         size_px: default short side of the network's input.
         align_corners: how a prediction is brought back to the photo's size, bilinearly.
@@ -23,7 +23,7 @@ class ModelSpec:
 
     encoder: str
     features: int
-    channels: tuple[int, int, int, int]
+    channels: tuple[int, ...]
     taps: tuple[int, int, int, int]
     max_depth_m: float | None = None
     size_px: int = 518
@@ -51,10 +51,10 @@ _V1_TAPS = {"small": (8, 9, 10, 11), "base": (8, 9, 10, 11), "large": (20, 21, 2
 _V2_TAPS = {"small": (2, 5, 8, 11), "base": (2, 5, 8, 11), "large": (4, 11, 17, 23), "giant": (9, 19, 29, 39)}
 
 
-def _v1(size: str) -> ModelSpec:
+def _v1(size: str, max_depth_m: float | None = None) -> ModelSpec:
     # V1's script resizes the result without aligned corners, unlike V2's.
     features, channels = _SIZES[size]
-    return ModelSpec(f"dinov2-{size}", features, channels, _V1_TAPS[size], align_corners=False)
+    return ModelSpec(f"dinov2-{size}", features, channels, _V1_TAPS[size], max_depth_m, align_corners=False)
 
 
 def _v2(size: str, max_depth_m: float | None = None) -> ModelSpec:
@@ -76,7 +76,12 @@ MODELS: dict[str, ModelSpec] = {
     "depth-anything-v2-metric-outdoor-small": _v2("small", 80.0),
     "depth-anything-v2-metric-outdoor-base": _v2("base", 80.0),
     "depth-anything-v2-metric-outdoor-large": _v2("large", 80.0),
+    # For V1's metric fine-tunes, `metric-nyu` and `metric-kitti`; nobody published weights of this form.
+    "metric-nyu-large": _v1("large", 10.0),
+    "metric-kitti-large": _v1("large", 80.0),
     "nano": ModelSpec("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), size_px=112),
     "nano-metric": ModelSpec("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), max_depth_m=80.0, size_px=112),
+    "tiny-teacher": ModelSpec("efficientnet-lite2", 96, (), (0, 1, 2, 3), size_px=224),
+    "tiny-student": ModelSpec("efficientnet-lite2", 64, (), (0, 1, 2, 3), size_px=192),
     "tiny": ModelSpec("tiny", 48, (48, 64, 96, 128), (1, 3, 5, 7), size_px=96),
 }

@@ -64,7 +64,7 @@ def make_budget(recipe: Recipe, steps: int, size: tuple[int, int], device: torch
     with torch.device("meta"):
         model = build_model(recipe.model)
         frozen = build_encoder(recipe.align_encoder or model.spec.encoder) if recipe.align_weight else None
-    model.encoder.vit.set_grad_checkpointing(recipe.checkpointing)
+    model.encoder.set_checkpointing(recipe.checkpointing)
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         model.to_empty(device="cpu")
         image = torch.empty(at_once, 3, *size)

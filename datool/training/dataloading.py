@@ -24,6 +24,10 @@ MAX_WORKERS = 16
 Feed = SampleBatches | RenderedBatches
 
 
+class MissingDataError(DatoolError):
+    """A recipe trains on samples of the user's own, and none were named."""
+
+
 @dataclass(frozen=True)
 class Places:
     """Where a run's data are: what a recipe does not say, since it differs from machine to machine.
@@ -78,7 +82,8 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
     """Return the labelled and the pseudo-labelled samples of a batch; nothing if the recipe trains on rendered scenes.
 
     Raises:
-        DatoolError: a group without data, or data that no group takes.
+        MissingDataError: a group of which no data were named.
+        DatoolError: data that are not there, or that no group takes.
     """
     files = [own_set(path) for path in places.data]
     labelled = [own_set(path) for path in places.labelled]
@@ -86,25 +91,36 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
         labelled, files = labelled + files, []
     if labelled and not recipe.labelled_batch:
         raise DatoolError("this recipe takes pseudo labels alone.", "Give them by --data, and leave --labelled out.")
-    weights = (1.0,) * len(labelled)
     if not labelled:
         if recipe.labelled == (RENDERED,) and not files:
             return ()
-        labelled = [SetSpec(name, places.roots.get(name)) for name in recipe.labelled if name != RENDERED]
-        weights = recipe.labelled_weights or (1.0,) * len(labelled)
+        labelled = [named_set(name, places.roots) for name in recipe.labelled if name != RENDERED]
     groups = []
     if recipe.labelled_batch:
         if not labelled:
-            raise DatoolError(
+            raise MissingDataError(
                 f"{recipe.labelled_batch} of each {recipe.batch_size} samples are labelled ones, and there are none.",
                 "Give them: --labelled FILE." if recipe.pseudo_batch else "Give them: --data FILE.",
             )
+        weights = recipe.labelled_weights or (1.0,) * len(labelled)
+        if len(weights) != len(labelled):
+            raise DatoolError(
+                f"{len(weights)} labelled_weights for {len(labelled)} labelled sets.", "Give one for each set, or none."
+            )
         sets = tuple(replace(spec, weight=weight) for spec, weight in zip(labelled, weights, strict=True))
-        sets = _with_skies(sets, places.sky)
-        groups.append(GroupSpec(sets, recipe.labelled_batch, flip=recipe.flip, skip_broken=recipe.skip_broken))
+        groups.append(
+            GroupSpec(
+                _with_skies(sets, places.sky),
+                recipe.labelled_batch,
+                recipe.labelled_augment,
+                flip=recipe.flip,
+                zoom=recipe.crop_zoom,
+                skip_broken=recipe.skip_broken,
+            )
+        )
     if recipe.pseudo_batch:
         if not files:
-            raise DatoolError(
+            raise MissingDataError(
                 "this recipe trains on a teacher's labels, and there are none.",
                 "Write them: datool pseudo-label photos/ --model TEACHER --out labels; give them: --data labels.",
             )
@@ -116,6 +132,7 @@ def groups_of(recipe: Recipe, places: Places) -> tuple[GroupSpec, ...]:
                 recipe.cutmix,
                 recipe.cutmix_area,
                 recipe.flip,
+                recipe.crop_zoom,
                 pseudo=True,
                 skip_broken=recipe.skip_broken,
             )
@@ -141,6 +158,20 @@ def _full(name: str) -> str:
     return name if name in SOURCES else str(Path(name).absolute())
 
 
+def named_set(name: str, roots: Mapping[str, Path]) -> SetSpec:
+    """Return a data set to train on by its name, ``nyu``, or with a split, ``nyu:train``.
+
+    Args:
+        name: of `SOURCES`, and after a colon one of its splits or a list file.
+        roots: folder of a data set by its name.
+    Raises:
+        DatoolError: unknown, or a split that benchmarks score.
+    """
+    name, _, split = name.partition(":")
+    source = lookup(SOURCES, name, "data set")
+    return SetSpec(name, roots.get(name), source.training_split(name, split or None))
+
+
 def own_set(path: Path) -> SetSpec:
     """Return a user's file or folder as a set: what ``datool data pack`` or ``pseudo-label`` wrote, or a manifest.
 
@@ -156,17 +187,20 @@ def own_set(path: Path) -> SetSpec:
     return SetSpec("shards" if (path / INDEX).exists() else "manifest", path)
 
 
-def input_sizes(recipe: Recipe, groups: Sequence[GroupSpec]) -> list[tuple[int, int]]:
+def input_sizes(recipe: Recipe, stored: bool) -> list[tuple[int, int]]:
     """Return the (height, width) of each input that the network gets, in their order.
 
+    Args:
+        recipe: says them.
+        stored: whether it trains on stored samples, which are cropped to one size, or on rendered scenes.
     Raises:
         DatoolError: the encoder cannot cut one into patches.
     """
-    sizes = [recipe.size_px] if groups else [(height, width) for _, height, width in recipe.sizes]
+    sizes = [recipe.size_px] if stored else [(height, width) for _, height, width in recipe.sizes]
     patch = encoder_spec(lookup(MODELS, recipe.model, "model").encoder).patch_px
     for height, width in sizes:
         if height % patch or width % patch or min(height, width) < patch:
-            field = "size_px" if groups else "sizes"
+            field = "size_px" if stored else "sizes"
             near = [max(patch, round(side / patch) * patch) for side in (height, width)]
             raise DatoolError(
                 f"{field} is {height}x{width}, and {recipe.model} takes multiples of {patch}.",
@@ -187,7 +221,7 @@ def make_batches(recipe: Recipe, places: Places, ranks: Ranks, num_workers: int 
         DatoolError: a set is missing, a group's share of a batch cannot be split evenly, or crops are no whole patches.
     """
     groups = groups_of(recipe, places)
-    input_sizes(recipe, groups)
+    input_sizes(recipe, bool(groups))
     if not groups and recipe.target == "disparity":
         raise DatoolError("rendered scenes have no target 'disparity'.", "Take disparity-minmax or depth.")
     if not groups:

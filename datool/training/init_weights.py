@@ -12,9 +12,9 @@ from torch import nn
 from datool.errors import DatoolError, lookup
 from datool.models import hub
 from datool.models.depth_anything import DepthAnything, build_model
-from datool.models.encoders import ViTEncoder, build_encoder, encoder_spec
+from datool.models.encoders import Encoder, build_encoder, encoder_spec
 from datool.models.specs import MODELS
-from datool.models.weights import load, load_encoder
+from datool.models.weights import load, load_encoder, packaged
 from datool.training.recipe import Recipe
 
 # Words of ``init``: DINOv2 of the encoder's size, and the relative model of a metric one.
@@ -49,7 +49,7 @@ def init_model(recipe: Recipe, progress: Callable[[str], None] | None = None) ->
     return model
 
 
-def frozen_encoder(recipe: Recipe, progress: Callable[[str], None] | None = None) -> ViTEncoder | None:
+def frozen_encoder(recipe: Recipe, progress: Callable[[str], None] | None = None) -> Encoder | None:
     """Return the encoder that tokens are aligned with, on the CPU; None where the recipe aligns nothing.
 
     Raises:
@@ -101,6 +101,8 @@ def _weights(spec: str, encoder: str, progress: Callable[[str], None] | None) ->
     for name in ("best.safetensors", "last.safetensors", "model.safetensors"):
         if (path / name).is_file():
             return path / name
+    if inside := packaged(spec):
+        return inside
     row = hub.resolve(spec)
     if row:
         return hub.fetch(row, progress)
@@ -109,5 +111,6 @@ def _weights(spec: str, encoder: str, progress: Callable[[str], None] | None) ->
         return hub.download(repo, "model.safetensors", "main", progress)
     raise DatoolError(
         f"no weights '{spec}' for the encoder {encoder}.",
-        "Give a file, a model's name, a hub id such as facebook/dinov2-small, or dinov2 for a DINOv2 encoder.",
+        "Give a file, a model's name, efficientnet-lite0 or -lite2, a hub id such as facebook/dinov2-small, or dinov2 "
+        "for a DINOv2 encoder.",
     )

@@ -26,17 +26,21 @@ class Recipe:
         model: row of `datool.models.specs.MODELS`.
         seed: of the weights, of the scenes, of the order and of every draw.
 
-        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, or ``rendered`` alone. They are
-            gone through as one set, as in both papers, unless there are weights.
-        labelled_weights: how often a sample of each is taken; empty = alike.
+        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, each with ``:split`` or else its
+            first that no benchmark scores; or ``rendered`` alone. They are gone through as one set, as in both papers,
+            unless there are weights.
+        labelled_weights: how often a sample of each is taken, of own files in the order given; empty = alike.
         pseudo_batch: of a batch, how many samples have a model's labels; the others are labelled ones.
         batch_size: samples a step, of all ranks together.
         accumulation: parts that a rank's share of a batch is computed in, one after the other.
         skip_broken: take another sample in place of one that cannot be read.
         size_px: (height, width) of the crops that stored samples are trained on.
         flip: probability that a sample is mirrored.
+        crop_zoom: smallest share of a stored picture's sides that a crop shows; 1 = all of its short side, as both
+            papers do.
         target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.batches.transforms.TARGETS`.
         augment: changes of colour, of pseudo-labelled samples only; null = none, ``--set augment.blur=0.3`` sets one.
+        labelled_augment: the same of samples with true labels; null = none, as both papers do.
         cutmix: probability that a box of another pseudo-labelled picture is set into one.
         cutmix_area: smallest and largest share of that box.
 
@@ -71,7 +75,7 @@ class Recipe:
         optimizer: ``adamw`` or ``adam``.
         betas: of it.
         lr_encoder, lr_head: peak learning rates.
-        schedule: ``constant``, ``cosine`` or ``poly``, after the warm-up.
+        schedule: ``constant``, ``cosine``, ``poly`` or ``one-cycle``, after the warm-up.
         power: of ``poly``; 1 = linear.
         warmup: steps over which learning rates rise.
         weight_decay: on matrices and kernels; norms, biases, tokens and positions are left out, which is our choice.
@@ -100,8 +104,10 @@ class Recipe:
     skip_broken: bool = False
     size_px: tuple[int, int] = (518, 518)
     flip: float = 0.5
+    crop_zoom: float = 1.0
     target: str = "disparity-minmax"
     augment: Augmentation | None = None
+    labelled_augment: Augmentation | None = None
     cutmix: float = 0.0
     cutmix_area: tuple[float, float] = (0.0, 1.0)
 
@@ -186,8 +192,6 @@ class Recipe:
                     "there are none.",
                     "Set pseudo_batch, or leave it out.",
                 )
-        if self.labelled_weights and len(self.labelled_weights) != len(self.labelled):
-            raise DatoolError(f"{len(self.labelled_weights)} labelled_weights for {len(self.labelled)} labelled sets.")
 
 
 def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:

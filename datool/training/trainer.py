@@ -96,7 +96,7 @@ class Trainer:
         self._build = build
         self._batch: Batch | None = None
         self.model = self._placed(ranks.together(build))
-        self.model.encoder.vit.set_grad_checkpointing(recipe.checkpointing)
+        self.model.encoder.set_checkpointing(recipe.checkpointing)
         self.averaged = self._placed(build()).eval().requires_grad_(False) if recipe.ema else None
         if recipe.compile:
             self.model.compile()
@@ -271,7 +271,7 @@ class Trainer:
     def _placed(self, model: DepthAnything) -> DepthAnything:
         model = model.to(self.ranks.device)
         if self.recipe.shard:
-            shard(model, model.encoder.vit.blocks)
+            shard(model, model.encoder.blocks)
             return model
         return model.to(memory_format=torch.channels_last)  # what is spread must lie as it is
 

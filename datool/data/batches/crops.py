@@ -15,7 +15,7 @@ from math import sqrt
 import cv2
 import numpy as np
 
-NUM_CROP_DRAWS = 3
+NUM_CROP_DRAWS = 4
 NUM_BOX_DRAWS = 3
 
 # Rows from, rows to, columns from, columns to, in pixels.
@@ -63,7 +63,7 @@ class Crop:
         return values.take(columns[::-1] if self.flip else columns, axis=1).take(rows, axis=0)
 
 
-def random_crop(shape: Sequence[int], size: tuple[int, int], flip: float, draws: np.ndarray) -> Crop:
+def random_crop(shape: Sequence[int], size: tuple[int, int], flip: float, draws: np.ndarray, zoom: float = 1.0) -> Crop:
     """Return a crop of ``size``: the picture just covers it, its aspect kept, and each place in it is as likely.
 
     Args:
@@ -71,9 +71,11 @@ def random_crop(shape: Sequence[int], size: tuple[int, int], flip: float, draws:
         size: (height, width) of the result.
         flip: probability that it is mirrored.
         draws: `NUM_CROP_DRAWS`.
+        zoom: smallest share of its sides that is cut from a picture which covers the crop: 1 = as both papers do; below
+            it pictures are enlarged by up to 1 / zoom.
     """
     height, width = shape[:2]
-    scale = max(size[0] / height, size[1] / width)
+    scale = max(size[0] / height, size[1] / width) / (zoom + (1 - zoom) * draws[3])
     resized = max(size[0], round(height * scale)), max(size[1], round(width * scale))
     top, left = (int(draw * (whole - part + 1)) for draw, whole, part in zip(draws, resized, size, strict=False))
     return Crop(resized, (top, top + size[0], left, left + size[1]), bool(draws[2] < flip))

@@ -153,7 +153,7 @@ class SkySet:
         """Return the sample with its sky.
 
         Raises:
-            DatoolError: no mask, or the label's shift is unknown, so that no value means sky.
+            DatoolError: no mask, or one that cannot be read.
         """
         sample = self.inner.read(shard, number)
         if sample.depth is None:
@@ -162,13 +162,24 @@ class SkySet:
 
 
 def _with_sky(depth: DepthMap, path: Path) -> DepthMap:
-    if depth.ambiguity is Ambiguity.SCALE_AND_SHIFT:
-        raise DatoolError(f"{path}: a label known up to scale and shift has no value that means sky.", "Leave sky out.")
     mask = read_png8(path, "a sky mask")
     rows, columns = (nearest(0, side, side, stored) for side, stored in zip(depth.shape, mask.shape, strict=True))
     sky = (mask[rows[:, None], columns] > 0) & ~depth.valid
-    far = np.float32(np.inf if depth.quantity is Quantity.DEPTH else 0)
-    return DepthMap(np.where(sky, far, depth.values), depth.quantity, depth.ambiguity)
+    return DepthMap(np.where(sky, _sky_value(depth), depth.values), depth.quantity, depth.ambiguity)
+
+
+def _sky_value(depth: DepthMap) -> np.float32:
+    """Return what sky is in a map: infinitely far, which is disparity 0.
+
+    Where the shift is unknown no value is that; it is the map's farthest then, what becomes V1's 0 once each map's
+    disparity is brought to [0, 1]: V1 sets the sky of its labels to 0 after that. A map without a known pixel has none.
+    """
+    if depth.ambiguity is not Ambiguity.SCALE_AND_SHIFT:
+        return np.float32(np.inf if depth.quantity is Quantity.DEPTH else 0)
+    if not depth.valid.any():
+        return np.float32(np.nan)
+    farthest = np.nanmax if depth.quantity is Quantity.DEPTH else np.nanmin
+    return np.float32(farthest(depth.values))
 
 
 def sky_mask_name(id: str) -> PurePosixPath:

@@ -49,6 +49,7 @@ class GroupSpec:
         cutmix: probability that a box of another picture is set into one.
         cutmix_area: smallest and largest share of the box; V1 does not say, CutMix itself has (0, 1).
         flip: probability that a sample is mirrored.
+        zoom: smallest share of a picture's sides that a crop shows, as `random_crop`.
         pseudo: whether all labels are a model's, whatever their rows say.
         labelled: whether a sample must have a label; without, the target is known nowhere.
         skip_broken: take the next sample of the order in place of one that cannot be read. Which one depends on the
@@ -61,6 +62,7 @@ class GroupSpec:
     cutmix: float = 0.0
     cutmix_area: tuple[float, float] = (0.0, 1.0)
     flip: float = 0.5
+    zoom: float = 1.0
     pseudo: bool = False
     labelled: bool = True
     skip_broken: bool = False
@@ -341,7 +343,7 @@ class _Reader:
         """Return image (H, W, 3) uint8 and target (H, W) float32, NaN = unknown, of a crop; and what it is of."""
         group = self.groups[number]
         sample = self.sets[number][place.set].read(place.shard, place.number)
-        crop = random_crop(sample.image.shape, self.size, group.flip, draws)
+        crop = random_crop(sample.image.shape, self.size, group.flip, draws, group.zoom)
         return crop.image(sample.image), self._target(sample, crop, group.labelled), sample
 
     def _target(self, sample: Sample, crop: Crop, labelled: bool) -> np.ndarray:
