@@ -31,9 +31,10 @@ class Convolution(nn.Conv2d):
 
     def __init__(self, conv: nn.Conv2d) -> None:
         same = isinstance(conv, Conv2dSame)
+        how: Any = conv  # whose sizes are tuples of any length to the type checker
         super().__init__(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0 if same else conv.padding,
-            conv.dilation, conv.groups, conv.bias is not None, conv.padding_mode, device="meta",
+            how.in_channels, how.out_channels, how.kernel_size, how.stride, 0 if same else how.padding,
+            how.dilation, how.groups, how.bias is not None, how.padding_mode, device="meta",
         )  # fmt: skip
         self.weight, self.bias = conv.weight, conv.bias
         self.pads: list[int] = []
