@@ -247,9 +247,14 @@ def test_every_row_is_consistent() -> None:
         assert (row.quantity is Quantity.DEPTH) == ("metric" in name)
         with torch.device("meta"):
             model = DepthAnything(row)
-        assert model.encoder.vit.embed_dim == encoder.width, name
-        assert len(model.encoder.vit.blocks) == encoder.num_blocks, name
-        assert not list(model.buffers()), "a buffer would stay on meta when weights are loaded"
+        if encoder.pyramid:
+            assert tuple(model.encoder.net.feature_info.channels()) == encoder.pyramid, name
+            assert encoder.width == encoder.pyramid[-1] and encoder.num_blocks == len(encoder.pyramid), name
+        else:
+            assert model.encoder.vit.embed_dim == encoder.width, name
+            assert len(model.encoder.vit.blocks) == encoder.num_blocks, name
+        stored = model.state_dict()
+        assert all(key in stored for key, _ in model.named_buffers()), "it would stay on meta when weights are loaded"
 
 
 @pytest.mark.parametrize("max_depth_m", [None, 20.0])

@@ -60,7 +60,7 @@ def test_own_normalisation_comes_along() -> None:
     ("name", "words"),
     [
         ("timm:vit_base_patch16_dinov", "unknown timm model 'vit_base_patch16_dinov'.*vit_base_patch16_dinov"),
-        ("timm:resnet18", "no plain ViT"),
+        ("timm:mixer_s16_224", "neither a plain ViT nor a network with maps at strides 4, 8, 16 and 32"),
         ("dinov2-smal", "Did you mean 'dinov2-small'"),
     ],
 )

@@ -55,7 +55,7 @@ class TrainOptions:
         places: where the data are; a resumed run has its own, and takes what is given here in their place.
         resume: go on with the run in ``out``, by its own recipe.
         settings: fields of the recipe as ``key=value``, for a resumed run.
-        device: as for `datool.estimators.predictor.choose_device`; under torchrun each process has its own GPU.
+        device: as for `datool.engines.base.choose_device`; under torchrun each process has its own GPU.
         num_workers: processes that read samples, for each rank; None = by the cores.
     """
 
