@@ -12,10 +12,14 @@ class Look:
     """How often each effect occurs: a probability, of scenes where nothing else is said. 0 leaves an effect out.
 
     Every effect draws from a stream of its own, so that neither the scene nor the other effects move when one is
-    switched off. The first seven add shapes, hence depth; the others change the image only, and glass and mirrors are
-    labelled as the surface itself.
+    switched off. Those down to ``panes``, night and lamps change the scene or the camera, hence depth; the others change
+    the image only, and glass and mirrors are labelled as the surface itself.
 
     Args:
+        layouts: the scene is one of those that came after the first set: roads, homes, close-ups, skies, aerial views.
+        tilt: the camera looks up or down, or is rolled.
+        lens: a narrow or a wide lens.
+        overhang: things hang or float before the upper part of the picture.
         terrain: open land rolls in hills, in place of a plane.
         foliage: crowns and bushes are made of leaves, and grass stands in tufts.
         fences: wire mesh and bars, in the open, in rooms (as grilles) and on tables (as racks).
@@ -35,21 +39,25 @@ class Look:
         DatoolError: a value outside [0, 1].
     """
 
+    layouts: float = 0.8
+    tilt: float = 0.25
+    lens: float = 0.25
+    overhang: float = 0.15
     terrain: float = 0.65
     foliage: float = 0.85
-    fences: float = 0.25
+    fences: float = 0.15
     cables: float = 0.35
-    panes: float = 0.12
-    night: float = 0.15
+    panes: float = 0.06
+    night: float = 0.1
     lamps: float = 0.5
     glass: float = 0.12
     mirrors: float = 0.12
     polish: float = 0.3
     wear: float = 0.3
-    photos: float = 0.3
-    fog: float = 0.1
-    focus: float = 0.2
-    motion: float = 0.12
+    photos: float = 0.4
+    fog: float = 0.06
+    focus: float = 0.18
+    motion: float = 0.08
 
     def __post_init__(self) -> None:
         for field, value in zip(fields(self), astuple(self), strict=True):

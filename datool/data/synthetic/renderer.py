@@ -67,7 +67,7 @@ def render(
         indices: (B,) which images.
         height_px, width_px: at least 8.
         device: where to render; the results stay there.
-        family: "indoor", "outdoor", "table-top", or None for a mixture.
+        family: a name of ``scenes.FAMILIES``, or None for a mixture.
         compiled: run the inner functions through ``torch.compile`` (minutes at first, cached on disk by torch). On a
             CPU this pays for the plain look only: compiled code cannot leave out what a picture does not show.
         look: which effects occur and how often; ``Look()``, all of them, by default. ``Look.plain()`` is the first
@@ -92,12 +92,13 @@ def render(
         step = _power_of_two(MAX_TEMPORARY // (12 * size[0] * size[1]) // 2 + 1)
     with torch.no_grad():
         draw = _compiled() if compiled else picture
-        layout_b = choose_layouts(seed, index_b, family)
+        look = look or Look()
+        layout_b = choose_layouts(seed, index_b, family, look.layouts)
         for number, layout in enumerate(LAYOUTS):
             for rows in (layout_b == number).nonzero()[:, 0].split(SCENES_AT_ONCE):
                 if not len(rows):
                     continue
-                scene = build(seed, index_b[rows], layout, look or Look(), camera)
+                scene = build(seed, index_b[rows], layout, look, camera)
                 for at in range(0, len(rows), step):
                     into = rows[at : at + step]
                     take = torch.arange(at, at + len(into), device=rows.device)

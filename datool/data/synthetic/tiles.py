@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import torch
@@ -88,17 +88,25 @@ def touched_by_rays(scene: Scene, origin_bt3k: Tensor, ray_bt3k: Tensor) -> Tens
         c[:, :, None] - m[:, None]
         for c, m in zip(scene.centre_bp3[:, shapes].unbind(-1), middle.unbind(-1), strict=True)
     ]
-    square = sum(w * w for w in way)
+    square = _square(way)
     shrink = square.clamp_min(1e-18).rsqrt()
     radius = scene.half_bp3[:, shapes].norm(dim=-1)[..., None] + spread[:, None]
-    chord = sum((w * shrink - a[:, None]).square() for w, a in zip(way, axis.unbind(-1), strict=True)).sqrt()
+    aside = [w * shrink - a[:, None] for w, a in zip(way, axis.unbind(-1), strict=True)]
     around = torch.asin((radius * shrink).clamp_max(1))
-    touches = (_angle(chord) <= wide[:, None] + around + 2e-3) | (square <= (radius * 1.001).square())
+    touches = (_angle(_square(aside).sqrt()) <= wide[:, None] + around + 2e-3) | (square <= (radius * 1.001).square())
     return touches & _standing(scene)[..., None]
 
 
+def _square(parts: Sequence[Tensor]) -> Tensor:
+    """Return x x + y y + z z; torch's own norm is slow along an inner dimension."""
+    total = parts[0] * parts[0]
+    for part in parts[1:]:
+        total = torch.addcmul(total, part, part)
+    return total
+
+
 def _length(v: Tensor, dim: int) -> Tensor:
-    return sum(part * part for part in v.unbind(dim)).sqrt()
+    return _square(v.unbind(dim)).sqrt()
 
 
 def _angle(chord: Tensor) -> Tensor:
