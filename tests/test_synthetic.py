@@ -28,7 +28,7 @@ CAMERA = torch.tensor([[60.0, 60.0, 32.0, 24.0]])
 
 PLAIN = Look.plain()
 ADD_SHAPES = ("layouts", "tilt", "overhang", "terrain", "foliage", "fences", "cables", "panes", "night", "lamps")
-CHANGE_THE_IMAGE = ("glass", "mirrors", "polish", "wear", "photos", "fog", "focus", "motion")
+CHANGE_THE_IMAGE = ("glass", "mirrors", "polish", "detail", "wear", "photos", "fog", "focus", "motion", "tone")
 FACING = torch.tensor([[1.0, 0, 0], [0, -1, 0], [0, 0, -1]])  # normal to the camera
 
 

@@ -79,7 +79,8 @@ def aerial(draws: Draws) -> tuple[Stage, View]:
     beasts(stage, eye, xy, 0 * xy[..., 0], draws.uniform(3, 0, 6.28), draws.uniform(3, 0.6, 2.0), there)
     pitch = -steep + draws.normal(1, 0, 0.05)
     view = View(eye, draws.normal(1, 0, 0.2), pitch, draws.normal(1, 0, 0.08), **daylight(draws))
-    return stage, view
+    # no mist that hides the ground
+    return stage, view._replace(fog_b1=view.fog_b1.minimum(0.2 / wide))
 
 
 def _houses(stage: Stage, eye: Tensor, xy: Tensor, up: Tensor) -> None:

@@ -117,7 +117,7 @@ def beasts(stage: Stage, eye: Tensor, xy: Tensor, floor: Tensor, yaw: Tensor, si
     nod = rise.clamp_max(0) * 0.6 - 0.45
     look = point(nod.cos() * aside.cos(), nod.cos() * aside.sin(), nod.sin())
 
-    def ahead(share):
+    def ahead(share: Tensor) -> Tensor:
         return at(head_x + share * look[..., 0], head_y + share * look[..., 1], head_z + share * look[..., 2])
 
     limb(stage, ahead(-0.3 * head), ahead(0.7 * head), 0.85 * head * size, main, there)

@@ -58,6 +58,7 @@ class Scene(NamedTuple):
     motion_b4: Tensor  # see film.move
     counts: tuple[int, ...]  # of each of props.KINDS_OF_SHAPE
     passes: tuple[str, ...] = ()  # what there may be beyond the first scene set, so that the rest costs nothing
+    tone_b5: Tensor | None = None  # see film.tone
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Scene:
         """Return the scenes with every tensor changed."""
@@ -151,10 +152,11 @@ STAGE_EFFECTS: dict[str, tuple[int, Effect]] = {
 }
 # The fields that change materials when all shapes are there.
 COAT_EFFECTS: dict[str, tuple[int, Callable[[Tensor, Tensor, Draws, float], Tensor]]] = {
+    "detail": (31, finish.detail),
     "wear": (21, finish.wear),
     "photos": (22, finish.photos),
 }
-LENS_STREAM, FOCUS_STREAM, MOTION_STREAM, OTHER_LENS_STREAM, CAMERA_STREAM = 2, 23, 24, 29, 1 << 20
+LENS_STREAM, FOCUS_STREAM, MOTION_STREAM, OTHER_LENS_STREAM, TONE_STREAM, CAMERA_STREAM = 2, 23, 24, 29, 30, 1 << 20
 
 
 def build(seed: int, index_b: Tensor, layout: str, look: Look, camera: int = 0) -> Scene:
@@ -211,6 +213,7 @@ def build(seed: int, index_b: Tensor, layout: str, look: Look, camera: int = 0) 
         motion_b4=_motion(Draws(seed, index_b, MOTION_STREAM), look.motion, distances),
         counts=tuple(sum(run.active.shape[1] for run in runs) for runs in stage.shapes.values()),
         passes=passes_of(look),
+        tone_b5=_tone(Draws(seed, index_b, TONE_STREAM), look.tone),
     ).map(lambda v: v.float() if v.is_floating_point() else v)
 
 
@@ -263,3 +266,9 @@ def _motion(draws: Draws, share: float, distances: tuple[float, float]) -> Tenso
     way = [turned * heading[:, :1].cos(), turned * heading[:, :1].sin()]
     way += [stepped * heading[:, 1:].cos(), stepped * heading[:, 1:].sin()]
     return torch.cat(way, -1) * moved
+
+
+def _tone(draws: Draws, share: float) -> Tensor:
+    """Return (B, 5): see film.tone."""
+    columns = [draws.uniform(1, 0.0, 0.12), draws.uniform(1, 0.8, 1.0), draws.log_uniform(1, 0.9, 2.6)]
+    return torch.cat([*columns, draws.uniform(1, 0.0, 1.5), draws.chance(1, share) * draws.uniform(1, 0.6, 1.0)], -1)
