@@ -149,7 +149,19 @@ def synth(
     depth: Annotated[str, typer.Option(metavar="NAME", help="png16, exr, npz or tiff.")] = "png16",
     family: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="indoor, outdoor or table-top; default: a mixture.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="indoor, outdoor, table-top, close-up, sky or aerial; default: a mixture.",
+            show_default=False,
+        ),
+    ] = None,
+    textures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Photos to lay on surfaces, 256 of them drawn by the seed; they show in the pictures.",
+            show_default=False,
+        ),
     ] = None,
     rows_per_shard: RowsPerShard = 1000,
     device: Device = "cpu",
@@ -174,6 +186,7 @@ def synth(
         image=image,
         depth=depth,
         family=family,
+        textures=textures,
         rows_per_shard=rows_per_shard,
         device=device,
         num_workers=workers,
