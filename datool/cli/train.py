@@ -96,6 +96,10 @@ Workers = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on with the run in OUT, by its own recipe; --set may change some fields.")
 ]
+AllowCollapse = Annotated[
+    bool,
+    typer.Option("--allow-collapse", help="Go on even where predictions stay without correlation with their targets."),
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the recipe, the samples, the memory and the hours; train nothing.")
 ]
@@ -125,6 +129,7 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         size: Size = None,
         precision: Precision = None,
         settings: Settings = None,
+        allow_collapse: AllowCollapse = False,
         resume: Resume = False,
         dry_run: DryRun = False,
         device: Device = "auto",
@@ -153,11 +158,12 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         roots_given = {name: Path(root) for name, root in pairs(roots, "--root", "NAME=DIR").items()}
         skies = {name: Path(folder) for name, folder in pairs(sky, "--sky", "SET=DIR").items()}
         places = Places(tuple(data or ()), tuple(labelled or ()), validation, roots_given, skies)
-        options = TrainOptions(out, places, resume, tuple(settings or ()), device, workers)
+        settings = [*(settings or []), *(["allow_collapse=true"] if allow_collapse else [])]
+        options = TrainOptions(out, places, resume, tuple(settings), device, workers)
         chosen = read_recipe(str(out / "recipe.json") if resume else recipe)
         if not resume:
             chosen = _changed(chosen, model, init, init_head, steps, batch_size, size, precision)
-            chosen = override(chosen, settings or [])
+            chosen = override(chosen, settings)
         if dry_run:
             _draw_plan(plan(chosen, options), as_json)
             return
@@ -222,13 +228,20 @@ def _teller(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
         elif "message" in line:
             say("note", line["message"], "yellow")
         elif "event" in line:
-            ids = ", ".join(line["ids"][:_LISTED_IDS])
-            loss = f", loss {line['loss']:.4g}" if "loss" in line else ""
-            say("note", f"step {line['step']}: {line['event']}{loss}; samples {ids}", "yellow")
+            say("note", _told(line), "yellow")
         else:
             bar.step(line, steps)
 
     return tell
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    """Return an event of the log in words."""
+    loss = f", loss {line['loss']:.4g}" if "loss" in line else ""
+    if "correlation" in line:
+        rest = f" (a constant map: {line['constant_loss']:.4g}); correlation with the targets {line['correlation']:.2f}"
+        return f"step {line['step']}: {line['event']}{loss}{rest} over the last {line['over_steps']} steps"
+    return f"step {line['step']}: {line['event']}{loss}; samples {', '.join(line['ids'][:_LISTED_IDS])}"
 
 
 def _draw(summary: TrainSummary, as_json: bool, quiet: bool) -> None:

@@ -58,6 +58,8 @@ _PAPERS = Recipe(
     num_validation=0,
     validate_every=5000,
     log_every=100,
+    # At 5e-6 a new head takes its time.
+    collapse_steps=4000,
 )
 
 _V1_LABELLED = ("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair")
@@ -92,16 +94,17 @@ _STUDENT_V1 = replace(
 
 _TEACHER_V2 = replace(
     _PAPERS,
-    # V2 section 7.1: Giant, five synthetic sets without re-sampling, batch 64, 160K iterations, Adam, ssi : gradient
-    # matching 1 : 2. Its author names the MiDaS code for the loss (V2 issue 137): least squares.
+    # V2 section 7.1: Giant, five synthetic sets without re-sampling, batch 64, 160K iterations, Adam.
     model="depth-anything-v2-giant",
     labelled=("blendedmvs", "hypersim", "irs", "tartanair", "vkitti2"),
     batch_size=64,
     steps=160_000,
     optimizer="adam",
     weight_decay=0.0,
-    ssi="least-squares",
-    gradient_weight=2.0,
+    # Not as the text has it (see `_V2_TEXT`): V1's form with MiDaS's weight, which is the authors' own released loss
+    # (Video Depth Anything, loss/loss.py) but for its trimming.
+    ssi="median",
+    gradient_weight=0.5,
     # So that Giant fits.
     checkpointing=True,
     shard=True,
@@ -128,6 +131,9 @@ _STUDENT_V2 = replace(
     checkpointing=False,
     shard=False,
 )
+
+# V2 section 7.1: ssi : gradient matching 1 : 2; its author names MiDaS's code for it (V2 issue 137): least squares.
+_V2_TEXT = {"ssi": "least-squares", "gradient_weight": 2.0}
 
 _METRIC = replace(
     _PAPERS,
@@ -170,7 +176,9 @@ RECIPES: dict[str, Recipe] = {
     "student-v1": _STUDENT_V1,
     "teacher-v2": _TEACHER_V2,
     "student-v2": _STUDENT_V2,
-    # As published but for one term that holds the scale of the output, which otherwise only grows: see
+    "teacher-v2-published": replace(_TEACHER_V2, **_V2_TEXT),
+    "student-v2-published": replace(_STUDENT_V2, **_V2_TEXT),
+    # As student-v2 but for one term that holds the scale of the output, which otherwise only grows: see
     # `datool.training.losses.scale_anchor`.
     "student-v2-stable": replace(_STUDENT_V2, anchor_weight=0.1),
     # Hypersim, to 20 m.
@@ -178,7 +186,7 @@ RECIPES: dict[str, Recipe] = {
     # Virtual KITTI 2, to 80 m; what is farther, sky included, is out of the loss (V2 issue 109).
     "metric-outdoor": replace(_METRIC, model="depth-anything-v2-metric-outdoor-small", labelled=("vkitti2",)),
     # The same code in minutes: without DINOv2, so from random weights and with its learning rates.
-    "nano-teacher": replace(_NANO, ssi="median", gradient_weight=0.5),
+    "nano-teacher": _NANO,
     "nano-student-v1": replace(
         _NANO,
         objective="student-v1",
@@ -193,8 +201,6 @@ RECIPES: dict[str, Recipe] = {
         objective="student-v2",
         labelled=(),
         pseudo_batch=16,
-        ssi="least-squares",
-        gradient_weight=2.0,
         drop_share=0.1,
         perturb=Perturbation(),
         cutmix=0.5,
