@@ -58,7 +58,7 @@ CANDIDATES = {
 }
 STARTS = ("labels", "random", "pretrained")
 # Pixels: the network's input, and the short side that pictures are shrunk to, so that crops have room.
-SIDE_PX, SHRUNK_PX = 70, 84
+SIDE_PX, SHRUNK_PX = 56, 84
 TEACHER_STEPS, MAX_SCENES, MAX_PHOTOS, MAX_HELD_OUT = 900, 1000, 800, 100
 FOLDERS = ("scenes", "photos", "teacher", "labels")
 
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--held-out", nargs="+", required=True, metavar="NAME=MANIFEST", help="to score on")
     parser.add_argument("--photos", type=Path, required=True, help="folder of photos to label")
     parser.add_argument("--work", type=Path, required=True, help="folder for all that is written")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="*", default=list(CANDIDATES), choices=CANDIDATES)
     parser.add_argument("--table", action="store_true", help="only print what was measured")

@@ -168,7 +168,7 @@ def test_a_collapsed_run_ends_with_1_unless_it_is_allowed(tmp_path):
 
 def test_labels_without_a_known_pixel_train_nothing(tmp_path, own):
     for row in (own / "manifest.jsonl").read_text().splitlines():
-        np.save(tmp_path / json.loads(row)["depth"], np.zeros((40, 50), np.float32))
+        np.save(tmp_path / json.loads(row)["depth"], np.full((40, 50), np.nan, np.float32))
         shutil.copy(own / json.loads(row)["image"], tmp_path)
     shutil.copy(own / "manifest.jsonl", tmp_path)
     done = datool(

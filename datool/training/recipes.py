@@ -101,7 +101,7 @@ _TEACHER_V2 = replace(
     steps=160_000,
     optimizer="adam",
     weight_decay=0.0,
-    # Not as the text has it (see `_V2_TEXT`): V1's form with MiDaS's weight, which is the authors' own released loss
+    # Not as the text has it (see `_v2_text`): V1's form with MiDaS's weight, which is the authors' own released loss
     # (Video Depth Anything, loss/loss.py) but for its trimming.
     ssi="median",
     gradient_weight=0.5,
@@ -132,8 +132,12 @@ _STUDENT_V2 = replace(
     shard=False,
 )
 
-# V2 section 7.1: ssi : gradient matching 1 : 2; its author names MiDaS's code for it (V2 issue 137): least squares.
-_V2_TEXT = {"ssi": "least-squares", "gradient_weight": 2.0}
+
+def _v2_text(recipe: Recipe) -> Recipe:
+    """Return a recipe with the loss of V2's text: ssi and gradient matching 1 : 2 (section 7.1), by least squares (the
+    MiDaS code that its author names, V2 issue 137)."""
+    return replace(recipe, ssi="least-squares", gradient_weight=2.0)
+
 
 _METRIC = replace(
     _PAPERS,
@@ -176,8 +180,8 @@ RECIPES: dict[str, Recipe] = {
     "student-v1": _STUDENT_V1,
     "teacher-v2": _TEACHER_V2,
     "student-v2": _STUDENT_V2,
-    "teacher-v2-published": replace(_TEACHER_V2, **_V2_TEXT),
-    "student-v2-published": replace(_STUDENT_V2, **_V2_TEXT),
+    "teacher-v2-published": _v2_text(_TEACHER_V2),
+    "student-v2-published": _v2_text(_STUDENT_V2),
     # As student-v2 but for one term that holds the scale of the output, which otherwise only grows: see
     # `datool.training.losses.scale_anchor`.
     "student-v2-stable": replace(_STUDENT_V2, anchor_weight=0.1),
