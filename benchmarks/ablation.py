@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from statistics import mean, stdev
 
-PLAIN = ["perturb=null", "cutmix=0", "gradient_weight=0", "drop_share=0", "ssi=median"]
-JITTER = ["perturb={}", "cutmix=0.5"]
+PLAIN = ["augment=null", "cutmix=0", "gradient_weight=0", "drop_share=0", "ssi=median"]
+JITTER = ["augment={}", "cutmix=0.5"]
 
 
 def rows(frozen: str | None) -> dict[str, list[str] | None]:
     """Return the settings of each row, each with those of the rows before it; None = rendered scenes alone."""
-    steps = {"+ pseudo labels": [], "+ perturbation": JITTER}
+    steps = {"+ pseudo labels": [], "+ augmentation": JITTER}
     if frozen:
         steps["+ alignment"] = ["align_weight=1", f"align_init={frozen}"]
     steps |= {"+ gradient matching": ["gradient_weight=2"], "+ 10 % drop": ["drop_share=0.1"]}

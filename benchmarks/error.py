@@ -24,10 +24,10 @@ import numpy as np
 import torch
 
 from datool.depth import Ambiguity, DepthMap, Quantity
-from datool.estimators import runtimes
-from datool.estimators.choice import error_of
-from datool.estimators.engines import TorchEngine
-from datool.estimators.exporting import FORMATS
+from datool.engines import exported
+from datool.engines.base import TorchEngine
+from datool.engines.export import FORMATS
+from datool.estimators.load import error_of
 from datool.estimators.predictor import Predictor
 from datool.evaluation.metrics import score_disparity
 from datool.files import list_images, read_image
@@ -91,7 +91,7 @@ def predictor(model: LoadedModel, weights: Path, runtime: str, precision: str, o
         calibration.write_text("\n".join(str(path.resolve()) for path in others))
     path = weights.with_name(precision + suffix)
     export(ExportOptions(str(weights), path, runtime, precision, calibrate=calibration, tolerance=math.inf))
-    return Predictor(runtimes.engine(runtimes.read(path)))
+    return Predictor(exported.engine(exported.read(path)))
 
 
 def abs_rel(estimator: Predictor, folder: Path) -> float:

@@ -1,11 +1,11 @@
 """How fast training data come: photos and labels decoded, cut to 518x518 and made a target, with no model behind.
 
     python benchmarks/loader.py --num 256 --workers 0 2             # CPU
-    python benchmarks/loader.py --num 4096 --workers 8 16 --device cuda --perturb
+    python benchmarks/loader.py --num 4096 --workers 8 16 --device cuda --augment
 
 The set is the same twice: files named by a manifest, and packed shards. Photos are rendered JPEGs of 640x480, or those
 of --photos, each with a disparity map of 640x480. A batch is `SampleBatches`' of one group with CutMix (half of the
-samples read a second photo; --cutmix 0 reads one each). Batches arrive on --device; with --perturb their colours are
+samples read a second photo; --cutmix 0 reads one each). Batches arrive on --device; with --augment their colours are
 changed there too, which costs the training process and not the workers.
 
 Two rates are told: of the clock, which other work on the machine lowers, and of CPU time spent, in this process and in
@@ -30,7 +30,7 @@ def main() -> None:
     arguments.add_argument("--batch-size", type=int, default=16)
     arguments.add_argument("--workers", type=int, nargs="*", default=[0, 2])
     arguments.add_argument("--cutmix", type=float, default=0.5)
-    arguments.add_argument("--perturb", action="store_true", help="change colours on the device (needs kornia)")
+    arguments.add_argument("--augment", action="store_true", help="change colours on the device (needs kornia)")
     arguments.add_argument("--device", default="cpu")
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -53,9 +53,9 @@ def prepare(work: Path, photos: Path | None, label: str) -> int:
 
     from datool.data.sample import Sample
     from datool.data.shards import ShardWriter, encode_sample
-    from datool.data.synthetic import render
     from datool.depth import Ambiguity, DepthMap, Quantity
     from datool.files import MAP_FORMATS, read_image, write_map
+    from datool.render import render
 
     num = 64
     scenes = render(0, range(16), 480, 640)
@@ -93,11 +93,11 @@ def measure(work: Path, kind: str, workers: int, options: argparse.Namespace) ->
     The clock starts when the first batch is there; the CPU time of workers is theirs from start to end, so it holds the
     batches that were prefetched and never taken: they are counted by taking as many fewer into account.
     """
-    from datool.data.perturb import Perturbation
-    from datool.data.streams import GroupSpec, SampleBatches, SetSpec
+    from datool.data.batches.augment import Augmentation
+    from datool.data.batches.stored import GroupSpec, SampleBatches, SetSpec
 
     spec = SetSpec("manifest", work) if kind == "manifest" else SetSpec("shards", work / "shards")
-    strength = Perturbation() if options.perturb else None
+    strength = Augmentation() if options.augment else None
     group = GroupSpec((spec,), options.batch_size, strength, options.cutmix)
     stream = SampleBatches([group], 0, num_workers=workers, device=options.device)
     batches = stream.batches(0)

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datool.data.dataset import RenderedBatches
+from datool.data.batches.rendered import RenderedBatches
 from datool.models.depth_anything import DepthAnything
-from datool.training.distributed import joined
+from datool.training.distributed import process_group
+from datool.training.init_weights import init_model
 from datool.training.losses import align_least_squares, masked_mean
 from datool.training.objectives import PIXEL, SSI, make_objective
 from datool.training.recipes import RECIPES, Recipe
-from datool.training.start import start_model
 from datool.training.trainer import Trainer
 from datool.training.validation import RenderedHoldout
 
@@ -37,7 +37,7 @@ EVERY = 10  # steps between two looks at the output
 
 # V2's student as published, but for what needs photos, at a constant learning rate.
 STUDENT = replace(
-    RECIPES["nano-student-v2"], batch_size=8, pseudo_batch=8, perturb=None, cutmix=0.0, flip=0.0, optimizer="adam",
+    RECIPES["nano-student-v2"], batch_size=8, pseudo_batch=8, augment=None, cutmix=0.0, flip=0.0, optimizer="adam",
     betas=(0.9, 0.999), weight_decay=0.0, schedule="constant", warmup=0, precision="fp32", ema=0.99,
     scene_px=(56, 70), sizes=((0.0, *SIZE),), num_scenes=256, num_validation=64, size_px=SIZE,
 )  # fmt: skip
@@ -111,9 +111,9 @@ def trained(
     recipe: Recipe, held: bool, data: RenderedBatches, holdout: RenderedHoldout
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Return the mean spread of the output of held-out scenes over the steps, and the averaged model's scores."""
-    with joined(torch.device("cpu")) as ranks:
+    with process_group(torch.device("cpu")) as ranks:
         objective = make_objective(recipe, None, -1)
-        trainer = Trainer(recipe, recipe.steps, lambda: start_model(recipe), objective, data, ranks)
+        trainer = Trainer(recipe, recipe.steps, lambda: init_model(recipe), objective, data, ranks)
         probe = holdout.scenes.get(torch.arange(8))[0][..., : SIZE[0], : SIZE[1]]
         keep = kept_lengths(trainer.model) if held else lambda: None
         spreads, batches = [], data.batches(0)
@@ -123,7 +123,7 @@ def trained(
             if step % EVERY == EVERY - 1:
                 spreads.append(float(trainer.predict(probe, trainer.model).std((1, 2)).mean()))
         model = trainer.kept()
-        return np.array(spreads), holdout(model.row, lambda image: trainer.predict(image, model))
+        return np.array(spreads), holdout(model.spec, lambda image: trainer.predict(image, model))
 
 
 def kept_lengths(model: DepthAnything) -> Callable[[], None]:

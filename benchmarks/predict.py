@@ -122,7 +122,7 @@ def render(folder: Path, num: int, seed: int) -> list[Path]:
     """Write ``num`` JPEGs of 640x480: 16 rendered scenes, each again and again under other names."""
     import cv2
 
-    from datool.data.synthetic import render as render_scenes
+    from datool.render import render as render_scenes
 
     scenes = render_scenes(seed, range(min(16, num)), 480, 640).image_b3hw.permute(0, 2, 3, 1).numpy()
     encoded = [cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes() for image in scenes]
@@ -138,7 +138,7 @@ def make_weights(folder: Path, size: str) -> None:
     import torch
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config, DPTImageProcessor
 
-    from datool.models.rows import MODELS
+    from datool.models.specs import MODELS
 
     row = MODELS[f"depth-anything-v2-{size}"]
     width, blocks, heads = SIZES[size]
@@ -250,7 +250,7 @@ def peak_mb() -> float:
 
 
 def stream(name, photos, folder, row, device, precision, file, batch_size, done) -> None:
-    from datool.estimators import runtimes
+    from datool.engines import exported
     from datool.estimators.predictor import Predictor
     from datool.files import read_image
     from datool.models.weights import load
@@ -258,14 +258,14 @@ def stream(name, photos, folder, row, device, precision, file, batch_size, done)
     if file is None:
         predictor = Predictor(load(folder, row=row), device=device, precision=precision)
     else:
-        predictor = Predictor(runtimes.engine(runtimes.read(file)))
+        predictor = Predictor(exported.engine(exported.read(file)))
     for prediction in predictor.stream(photos, read_image):
         assert prediction.result.values.shape == prediction.image_size
         done(prediction.item, prediction.result.values)
 
 
 def job(name, photos, folder, row, device, precision, file, batch_size, done) -> None:
-    from datool.jobs.predict import PredictOptions, predict
+    from datool.jobs.predict.predict import PredictOptions, predict
 
     def progress(state) -> None:
         for _ in range(state.done - seen[0]):
@@ -316,7 +316,7 @@ def errors(work: Path, names: list[str]) -> dict[str, float]:
     """Return how far each contender's maps are from those in float32, where both are there."""
     import numpy as np
 
-    from datool.estimators.choice import error_of
+    from datool.estimators.load import error_of
 
     exact = work / "datool fp32.npz"
     found = {}

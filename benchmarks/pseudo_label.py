@@ -49,7 +49,7 @@ def main() -> None:
 def measure(work: Path, options: argparse.Namespace) -> None:
     import torch
 
-    from datool.estimators.labelling import Labeller, LabelOptions
+    from datool.labelling.labeller import Labeller, LabelOptions
     from datool.models.depth_anything import build_model
     from datool.models.weights import load, save
 
@@ -90,7 +90,7 @@ def photos(folder: Path | None) -> list[bytes]:
         pictures = [cv2.imread(str(path)) for path in sorted(folder.glob("*.jpg"))[:64]]
         pictures = [cv2.resize(picture, (WIDTH, HEIGHT)) for picture in pictures]
     else:
-        from datool.data.synthetic import render
+        from datool.render import render
 
         images = render(0, list(range(16)), HEIGHT, WIDTH).image_b3hw
         pictures = list(images.permute(0, 2, 3, 1).cpu().numpy()[..., ::-1])
@@ -121,10 +121,10 @@ def bare(labeller, jpeg: bytes) -> tuple[float, float]:
 
 def label(work: Path, jpegs: list[bytes], count: int, model: str, labels, options) -> tuple[float, float, float]:
     """Label so many photos; return seconds and CPU seconds a photo, without loading the model, and peak MB."""
-    from datool.data.claims import Claims
-    from datool.data.label_set import begin
-    from datool.data.units import find_inputs
-    from datool.estimators.label_worker import LabelJob, LabelWorker, run_units
+    from datool.labelling.label_set import begin
+    from datool.labelling.leases import Leases
+    from datool.labelling.shard_plan import find_inputs
+    from datool.labelling.worker import LabelJob, LabelWorker, run_units
 
     root = work / f"in-{count}"
     if not root.exists():
@@ -140,8 +140,8 @@ def label(work: Path, jpegs: list[bytes], count: int, model: str, labels, option
     identity = begin(out, inputs, options.rows, print)
     worker = LabelWorker(LabelJob(out, inputs, identity, model, labels, "shards", options.device, None))
     started, cpu = time.perf_counter(), time.process_time()
-    with Claims(out) as claims:
-        run_units(worker, claims, (0, 1))
+    with Leases(out) as leases:
+        run_units(worker, leases, (0, 1))
     worker.finish()
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -150,7 +150,7 @@ def label(work: Path, jpegs: list[bytes], count: int, model: str, labels, option
 
 def index_memory(work: Path, units: int) -> int:
     """Return the bytes that a worker holds of a list of so many shards."""
-    from datool.data.label_set import UNITS, LabelSet
+    from datool.labelling.label_set import UNITS, LabelSet
 
     folder = work / "index"
     folder.mkdir()

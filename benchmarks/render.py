@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from datool.data.synthetic import Look, render
+from datool.render import Look, render
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--device", default="cpu")

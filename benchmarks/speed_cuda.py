@@ -32,11 +32,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from datool.estimators.choice import error_of
-from datool.estimators.cuda import ATTENTION, CudaNet
+from datool.engines.base import TorchEngine
+from datool.engines.gpu import ATTENTION, CudaNet
+from datool.engines.gpu_net import GpuNet
 from datool.estimators.device_input import jpeg_decoder
-from datool.estimators.engines import TorchEngine
-from datool.estimators.lean import LeanNet
+from datool.estimators.load import error_of
 from datool.estimators.memory import needed_memory
 from datool.estimators.predictor import GPU_BATCH_PIXELS, Predictor
 from datool.files import read_image
@@ -90,10 +90,10 @@ class Bench:
     def network(self, net: DepthAnything, precision: str, compiled: bool = False) -> Callable[[Tensor], Tensor]:
         """Return datool's network as its engine runs it; on a CPU as near as that can be."""
         if self.smoke:
-            lean = LeanNet(net, precision)
+            gpu_net = GpuNet(net, precision)
             if compiled:
-                lean.compile(self.backend)
-            return lean
+                gpu_net.compile(self.backend)
+            return gpu_net
         found = CudaNet(net, self.device, precision, replay=True)
         if compiled:
             found.compile()
@@ -219,8 +219,8 @@ def forward(bench: Bench, models: list[str], num: int) -> None:
 
 def whole(bench: Bench, net: DepthAnything) -> Callable[[Tensor], Tensor]:
     """Return the network compiled in one piece for each size: what open sizes and pieces cost."""
-    lean = LeanNet(net, "bf16", bench.device)
-    call = torch.compile(lean, dynamic=False, backend=bench.backend)
+    gpu_net = GpuNet(net, "bf16", bench.device)
+    call = torch.compile(gpu_net, dynamic=False, backend=bench.backend)
 
     def run(image: Tensor) -> Tensor:
         with sdpa_kernel(ATTENTION, set_priority=True):
@@ -258,7 +258,7 @@ def memory(bench: Bench, models: list[str], num: int) -> None:
                     torch.cuda.empty_cache()
                     before = torch.cuda.memory_allocated()
                     torch.cuda.reset_peak_memory_stats()
-                    made = LeanNet(net, precision, "cuda")
+                    made = GpuNet(net, precision, "cuda")
                     with sdpa_kernel(ATTENTION, set_priority=True):
                         made(bench.image(batch, bench.side, bench.side).permute(0, 3, 1, 2))
                     measured = f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"
@@ -305,7 +305,7 @@ def predict(bench: Bench, models: list[str], num: int) -> None:
 def add_smoke_row() -> None:
     """Add a model of 4 small blocks of DINOv2's kind to the tables."""
     options = {"embed_dim": 64, "depth": 4, "num_heads": 2}
-    encoders.ENCODERS["dinov2-smoke"] = encoders.EncoderRow("vit_small_patch14_dinov2", 14, 64, 4, 8, options=options)
+    encoders.ENCODERS["dinov2-smoke"] = encoders.EncoderSpec("vit_small_patch14_dinov2", 14, 64, 4, 8, options=options)
     made = replace(depth_anything.MODELS["nano"], encoder="dinov2-smoke")
     depth_anything.MODELS["depth-anything-v2-smoke"] = made
 

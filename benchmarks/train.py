@@ -40,7 +40,7 @@ from transformers.utils.logging import disable_progress_bar
 from datool.data.sample import Batch
 from datool.models.depth_anything import build_model
 from datool.models.encoders import build_encoder
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 from datool.models.weights import load, load_encoder
 from datool.training.budget import matrix_rate
 from datool.training.distributed import Ranks
@@ -145,7 +145,7 @@ def forward_flops(recipe: Recipe, size: int) -> float:
     with FakeTensorMode(allow_non_fake_inputs=True):  # sizes without content
         student.to_empty(device="cpu")
         image = torch.empty(1, 3, size, size)
-        for network, inputs in ((student, (image,)), (student.encoder, (image, student.row.taps[-1:]))):
+        for network, inputs in ((student, (image,)), (student.encoder, (image, student.spec.taps[-1:]))):
             with FlopCounterMode(display=False) as counter, torch.no_grad():
                 network(*inputs)
             counts.append(counter.get_total_flops())
@@ -183,7 +183,7 @@ class Repeated:
 
 
 def make_losses(recipe: Recipe, encoder: torch.nn.Module | None):
-    return make_objective(recipe, encoder, -1 if encoder is None else encoder.row.num_blocks - 1)
+    return make_objective(recipe, encoder, -1 if encoder is None else encoder.spec.num_blocks - 1)
 
 
 def datool_step(recipe: Recipe, folder: Path, batch: Batch, device: torch.device) -> Callable[[], float]:
@@ -263,9 +263,9 @@ class AsEncoder(torch.nn.Module):
 
 
 def build_row(name: str):
-    from datool.models.encoders import encoder_row
+    from datool.models.encoders import encoder_spec
 
-    return encoder_row(name)
+    return encoder_spec(name)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datool.depth import Camera, DepthMap
-    from datool.estimators.predictor import load
+    from datool.estimators.load import load
 
 __version__ = "0.1.0"
 __all__ = ["Camera", "DepthMap", "__version__", "load"]
 
-_HOMES = {"Camera": "datool.depth", "DepthMap": "datool.depth", "load": "datool.estimators.predictor"}
+_MODULES = {"Camera": "datool.depth", "DepthMap": "datool.depth", "load": "datool.estimators.load"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'datool' has no attribute '{name}'")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import cv2
 
-from datool.data.synthetic import Look, render
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.files import write_map
+from datool.render import Look, render
 
 HERE = Path(__file__).parent
 SEED, HEIGHT_PX, WIDTH_PX = 7, 480, 640

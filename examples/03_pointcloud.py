@@ -12,7 +12,7 @@ import numpy as np
 from datool.depth import Camera, Quantity
 from datool.files import read_image, read_map
 from datool.geometry import Cut, Shot, read_intrinsics, splat
-from datool.jobs.pointcloud import CloudOptions, pointcloud
+from datool.jobs.pointcloud.pointcloud import CloudOptions, pointcloud
 
 HERE = Path(__file__).parent
 SHOWN = ("indoor-2", "indoor-3")

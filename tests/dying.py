@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["datool.jobs.pointcloud"])
+CONTEXT.set_forkserver_preload(["datool.jobs.pointcloud.pointcloud"])
 
 
 def run_until(job: Any, options: Any, call: str, at: int) -> None:

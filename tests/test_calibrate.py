@@ -17,11 +17,11 @@ from datool.cli import app
 from datool.data.manifest import read_manifest
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
-from datool.estimators.predictor import load
+from datool.estimators.load import load
 from datool.files import read_map, write_map
 from datool.files.images import EXIF_ORIENTATION
-from datool.jobs.calibrate import CalibrateOptions, GroundOptions, calibrate
-from datool.jobs.predict import PredictOptions, predict
+from datool.jobs.calibrate.calibrate import CalibrateOptions, GroundOptions, calibrate
+from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 
@@ -437,7 +437,7 @@ def test_the_command_tells_what_failed(folder):
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs real photos")
 def test_twenty_points_of_a_real_room_are_nearly_as_good_as_all(tmp_path):
     """Median of 100 seeded draws, scored as lsq-disparity, which for all points gives .0241."""
-    from datool.calibration import Known, fit_calibration, sample
+    from datool.calibration import DepthSamples, fit_calibration, sample
 
     truth = cv2.imread(str(REAL / "nyu-room.gt.png"), cv2.IMREAD_UNCHANGED) / 1000
     pred = DepthMap(np.load(REAL / "nyu-room.da2-disparity.npy").astype(np.float32), *RELATIVE)
@@ -446,7 +446,7 @@ def test_twenty_points_of_a_real_room_are_nearly_as_good_as_all(tmp_path):
 
     def abs_rel(num, seed):
         drawn = np.random.default_rng(seed).choice(len(rows), num, replace=False)
-        known = Known(columns[drawn] + 0.5, rows[drawn] + 0.5, depth[drawn], truth.shape, dense=False)
+        known = DepthSamples(columns[drawn] + 0.5, rows[drawn] + 0.5, depth[drawn], truth.shape, dense=False)
         found = fit_calibration(sample(pred, known), known.depth_m, pred.values.ravel()[::97], truth.shape, "points")
         disparity = found.scale_per_m * pred.values[rows, columns].astype(np.float64) + found.shift_per_m
         return np.mean(np.abs(1 / np.maximum(disparity, 1 / depth.max()) / depth - 1))

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from datool.calibration import (
     Calibration,
     Calibrations,
+    DepthSamples,
     Ground,
-    Known,
     fit_calibration,
     fit_line,
-    ground_known,
-    map_known,
+    ground_samples,
+    map_samples,
     parse_point,
-    points_known,
+    point_samples,
     read_calibration,
     read_points,
     sample,
@@ -357,12 +357,12 @@ def test_wrong_points_are_told(tmp_path, text, problem):
 
 def test_points_outside_the_photo_are_told():
     with pytest.raises(DatoolError, match=r"the point \(81, 2\) is outside the upright photo, which is 80 wide and 60"):
-        points_known([parse_point("81,2,3")], SIZE)
+        point_samples([parse_point("81,2,3")], SIZE)
 
 
 def test_sampling_is_linear_between_pixel_centres_at_any_size():
     x, y = np.meshgrid(np.arange(80) + 0.5, np.arange(60) + 0.5)
-    known = points_known([parse_point(text) for text in ("0.5,0.5,1", "10,20,1", "33.3,41.7,1", "79.5,59.5,1")], SIZE)
+    known = point_samples([parse_point(text) for text in ("0.5,0.5,1", "10,20,1", "33.3,41.7,1", "79.5,59.5,1")], SIZE)
     assert np.allclose(sample(relative(2 * x + 3 * y), known), 2 * known.x_px + 3 * known.y_px, rtol=1e-5)
     x, y = np.meshgrid(2 * np.arange(40) + 1, 2 * np.arange(30) + 1)
     inside = known.of(np.array([1, 2]))
@@ -373,18 +373,18 @@ def test_unknown_pixels_spoil_only_what_they_touch():
     values = np.ones(SIZE)
     values[20, 10] = np.nan
     places = [parse_point(text) for text in ("10.5,19.5,1", "10.5,20,1", "10.5,20.5,1", "12,20.5,1")]
-    assert np.isnan(sample(relative(values), points_known(places, SIZE))).tolist() == [False, True, True, False]
+    assert np.isnan(sample(relative(values), point_samples(places, SIZE))).tolist() == [False, True, True, False]
 
 
 def test_a_map_is_known_where_it_has_values():
     values = np.full((30, 40), np.nan, np.float32)
     values[3, 5], values[0, 0] = 4, np.inf
-    known = map_known(DepthMap(values, Quantity.DEPTH, Ambiguity.NONE), SIZE)
+    known = map_samples(DepthMap(values, Quantity.DEPTH, Ambiguity.NONE), SIZE)
     assert (known.x_px.tolist(), known.y_px.tolist(), known.depth_m.tolist()) == ([11], [7], [4])
     with pytest.raises(DatoolError, match="no pixel with a value"):
-        map_known(DepthMap(np.full(SIZE, np.nan, np.float32), Quantity.DEPTH, Ambiguity.NONE), SIZE)
+        map_samples(DepthMap(np.full(SIZE, np.nan, np.float32), Quantity.DEPTH, Ambiguity.NONE), SIZE)
     with pytest.raises(DatoolError, match="cropped or turned"):
-        map_known(DepthMap(np.ones((80, 60), np.float32), Quantity.DEPTH, Ambiguity.NONE), SIZE)
+        map_samples(DepthMap(np.ones((80, 60), np.float32), Quantity.DEPTH, Ambiguity.NONE), SIZE)
 
 
 def plane_depth(camera, height_m, pitch_deg):
@@ -402,7 +402,7 @@ def test_ground_is_the_plane_that_rays_meet(pitch_deg):
     depth = plane_depth(camera, 1.4, pitch_deg)
     horizon = 28 - 80 * math.tan(math.radians(pitch_deg))
     for ground in (Ground(1.4, pitch_deg=pitch_deg), Ground(1.4, horizon_row=horizon)):
-        known = ground_known(ground, camera)
+        known = ground_samples(ground, camera)
         rows, columns = known.y_px.astype(int), known.x_px.astype(int)
         assert np.allclose(known.depth_m, depth[rows, columns], rtol=1e-9)
         assert rows.min() > horizon and rows.max() == 59 and len(np.unique(columns)) == 80
@@ -413,7 +413,7 @@ def test_flat_ground_calibrates_exactly_though_things_stand_on_it():
     depth = plane_depth(camera, 1.4, 3)
     depth[35:, 20:45] = 1.5  # a third of the ground is hidden
     pred = relative((1 / depth - 0.1) / 0.05)
-    known = ground_known(Ground(1.4, pitch_deg=3), camera)
+    known = ground_samples(Ground(1.4, pitch_deg=3), camera)
     line = fit_line(sample(pred, known), 1 / known.depth_m, known.groups())
     assert np.allclose([line.scale, line.shift], [0.05, 0.1], rtol=1e-4)
 
@@ -421,7 +421,7 @@ def test_flat_ground_calibrates_exactly_though_things_stand_on_it():
 def test_the_ground_is_looked_for_in_its_mask():
     mask = np.zeros((30, 40), bool)
     mask[:, 10:12] = True
-    known = ground_known(Ground(1.4, pitch_deg=0, mask=mask), Camera(90, 80, 41, 28, *SIZE))
+    known = ground_samples(Ground(1.4, pitch_deg=0, mask=mask), Camera(90, 80, 41, 28, *SIZE))
     assert set(known.x_px.astype(int)) == {20, 21, 22, 23} and known.y_px.min() == 28.5
 
 
@@ -441,9 +441,9 @@ def test_impossible_grounds_are_refused(options, problem):
 
 def test_a_horizon_below_the_picture_is_refused():
     with pytest.raises(DatoolError, match="no ground is seen"):
-        ground_known(Ground(1.4, pitch_deg=-40), Camera(90, 80, 41, 28, *SIZE))
+        ground_samples(Ground(1.4, pitch_deg=-40), Camera(90, 80, 41, 28, *SIZE))
 
 
 def test_groups_are_cells_of_the_photo():
-    known = Known(np.array([0.5, 79.5, 5]), np.array([0.5, 59.5, 5]), np.ones(3), SIZE, dense=True)
+    known = DepthSamples(np.array([0.5, 79.5, 5]), np.array([0.5, 59.5, 5]), np.ones(3), SIZE, dense=True)
     assert known.groups().tolist() == [0, 63, 0]

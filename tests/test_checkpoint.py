@@ -14,7 +14,7 @@ from ranks import lines, options, run_killed
 from datool.errors import DatoolError
 from datool.jobs.train import train
 from datool.models.weights import read_state
-from datool.training.feed import Places
+from datool.training.dataloading import Places
 from datool.training.recipes import RECIPES
 
 pytest.importorskip("torchdata")
@@ -115,7 +115,7 @@ def test_what_a_run_is_stays_and_how_it_runs_may_change(tmp_path):
 def test_other_data_or_another_recipe_are_refused(tmp_path, places):
     root = tmp_path / "own"
     shutil.copytree(places.data[0], root)
-    recipe = replace(STUDENT, objective="labelled", pseudo_batch=0, cutmix=0.0, perturb=None, steps=2)
+    recipe = replace(STUDENT, objective="labelled", pseudo_batch=0, cutmix=0.0, augment=None, steps=2)
     given = options(tmp_path / "run", places=Places((root,)))
     train(recipe, given)
     stored = tmp_path / "run" / "recipe.json"
@@ -135,7 +135,7 @@ def test_samples_that_others_are_taken_for_are_told(tmp_path, places):
     root = tmp_path / "own"
     shutil.copytree(places.data[0], root)
     (root / "3.png").write_bytes(b"")
-    recipe = replace(STUDENT, objective="labelled", pseudo_batch=0, cutmix=0.0, perturb=None, steps=4)
+    recipe = replace(STUDENT, objective="labelled", pseudo_batch=0, cutmix=0.0, augment=None, steps=4)
     recipe = replace(recipe, skip_broken=True)
     train(recipe, options(tmp_path / "run", places=Places((root,))))
     told = [line for line in lines(tmp_path / "run") if line.get("event") == "skipped"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from random_models import alive
 
-from datool.estimators.choice import error_of
-from datool.estimators.cpu import PackedLinear, packed, takes_bf16
+from datool.engines.cpu import PackedLinear, packed, takes_bf16
+from datool.estimators.load import error_of
 from datool.models.depth_anything import build_model
 from datool.models.encoders import build_encoder
 
@@ -20,7 +20,7 @@ def test_packed_gives_the_same_map(name):
     torch.manual_seed(0)
     net = build_model(name).eval()
     torch.nn.init.constant_(net.head.output2[2].bias, 1.0)
-    side = net.encoder.row.patch_px
+    side = net.encoder.spec.patch_px
     image = torch.rand(2, 3, 5 * side, 7 * side)
     before = net(image)
     fast = packed(net)
@@ -34,7 +34,7 @@ def test_packed_gives_the_same_map(name):
 def test_bf16_is_nearer_than_autocast(name):
     """Where every block counts: what is added up stays float32, and the last layers compute in it."""
     net = alive(name)
-    side = net.encoder.row.patch_px
+    side = net.encoder.spec.patch_px
     image = torch.rand(2, 3, 9 * side, 7 * side)
     before = net(image)
     assert takes_bf16(net)

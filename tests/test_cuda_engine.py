@@ -10,18 +10,19 @@ from random_models import alive
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
+from datool.engines import gpu as gpu_engine
+from datool.engines.base import TorchEngine
+from datool.engines.gpu import GRAPH_PIXELS, MAX_GRAPHS, RECORD_AT, CudaNet, _Graph, check_fp8
+from datool.engines.gpu_net import FP8_MAX, Enlarge, Fp8Linear, GpuNet, fits, make_head, takes_fp8, to_fp8
 from datool.errors import DatoolError
-from datool.estimators import cuda, transfers
-from datool.estimators.choice import error_of
-from datool.estimators.cuda import GRAPH_PIXELS, MAX_GRAPHS, RECORD_AT, CudaNet, _Graph, check_fp8
-from datool.estimators.engines import TorchEngine
-from datool.estimators.lean import FP8_MAX, Enlarge, Fp8Linear, LeanNet, fits, make_head, takes_fp8, to_fp8
+from datool.estimators import transfers
+from datool.estimators.load import error_of
 from datool.estimators.memory import _Alive, needed_memory
 from datool.estimators.predictor import Predictor
 from datool.estimators.transfers import Transfers
 from datool.models import depth_anything, encoders
 from datool.models.depth_anything import build_model
-from datool.models.rows import MODELS, ModelRow
+from datool.models.specs import MODELS, ModelSpec
 from datool.models.weights import load
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -30,15 +31,15 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 def gated(monkeypatch):
     """The giant encoder's kind of MLP, small."""
     options = {"embed_dim": 96, "depth": 4, "num_heads": 2}
-    row = encoders.EncoderRow("vit_giant_patch14_dinov2", 14, 96, 4, 8, options=options)
+    row = encoders.EncoderSpec("vit_giant_patch14_dinov2", 14, 96, 4, 8, options=options)
     monkeypatch.setitem(encoders.ENCODERS, "gated", row)
-    monkeypatch.setitem(depth_anything.MODELS, "gated", ModelRow("gated", 16, (16, 16, 32, 32), (0, 1, 2, 3)))
+    monkeypatch.setitem(depth_anything.MODELS, "gated", ModelSpec("gated", 16, (16, 16, 32, 32), (0, 1, 2, 3)))
     return alive("gated")
 
 
 def photos(net, count, rows, columns):
     """Noise of so many patches, as the engine gives it."""
-    side = net.encoder.row.patch_px
+    side = net.encoder.spec.patch_px
     generator = torch.Generator().manual_seed(rows * 100 + columns)
     return torch.rand(count, rows * side, columns * side, 3, generator=generator).permute(0, 3, 1, 2)
 
@@ -51,19 +52,19 @@ def worst(near, exact):
 @torch.inference_mode()
 def test_folding_changes_nothing_but_rounding(name, monkeypatch):
     net = gated(monkeypatch) if name == "gated" else alive(name)
-    lean = LeanNet(net, "fp32")
+    gpu_net = GpuNet(net, "fp32")
     for rows, columns in ((8, 8), (5, 9), (11, 4)):
         image = photos(net, 2, rows, columns)
         exact = net(image)
         assert exact.std() > 0
-        assert (lean(image) - exact).norm() < 2e-6 * exact.norm()
+        assert (gpu_net(image) - exact).norm() < 2e-6 * exact.norm()
 
 
 def test_the_network_is_copied_and_stays():
     net = alive("nano")
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    lean = LeanNet(net, "bf16")
-    theirs = {tensor.data_ptr() for tensor in (*lean.parameters(), *lean.buffers())}
+    gpu_net = GpuNet(net, "bf16")
+    theirs = {tensor.data_ptr() for tensor in (*gpu_net.parameters(), *gpu_net.buffers())}
     for name, tensor in net.state_dict().items():
         assert torch.equal(tensor, before[name])
         assert tensor.data_ptr() not in theirs, name
@@ -77,7 +78,7 @@ def test_bf16_is_nearer_than_autocast_where_every_block_counts(name):
     exact = net(image)
     with torch.autocast("cpu", torch.bfloat16):
         usual = worst(net(image), exact)
-    assert 0 < worst(LeanNet(net, "bf16")(image), exact) < 0.7 * usual
+    assert 0 < worst(GpuNet(net, "bf16")(image), exact) < 0.7 * usual
 
 
 @torch.inference_mode()
@@ -132,8 +133,8 @@ def test_fp8_is_within_its_bound_on_a_trained_model():
     coarse = torch.rand(2, 3, 6, 8, generator=generator)
     image = nn.functional.interpolate(coarse, (96, 128), mode="bicubic").clamp(0, 1).sub(0.45).div(0.225)
     exact = net(image)
-    error = worst(LeanNet(net, "fp8")(image), exact)
-    assert worst(LeanNet(net, "bf16")(image), exact) < 1e-2
+    error = worst(GpuNet(net, "fp8")(image), exact)
+    assert worst(GpuNet(net, "bf16")(image), exact) < 1e-2
     assert 0 < error < 3e-2
 
 
@@ -142,7 +143,7 @@ def test_fp8_is_within_its_bound_on_a_trained_model():
 def test_few_graphs_do_for_many_aspect_ratios(precision):
     torch._dynamo.reset()
     net = alive("nano")
-    plain, compiled, counter = LeanNet(net, precision), LeanNet(net, precision), CompileCounterWithBackend("eager")
+    plain, compiled, counter = GpuNet(net, precision), GpuNet(net, precision), CompileCounterWithBackend("eager")
     compiled.compile(counter)
     sizes = [(count, rows, columns) for count in (3, 1, 8) for rows, columns in ((8, 11), (8, 8), (5, 13), (12, 5))]
     for number, size in enumerate(sizes):
@@ -159,7 +160,7 @@ def test_few_graphs_do_for_many_aspect_ratios(precision):
 def test_what_autograd_makes_of_the_graphs_is_the_same_map():
     torch._dynamo.reset()
     net = alive("nano")
-    compiled = LeanNet(net, "fp32")
+    compiled = GpuNet(net, "fp32")
     compiled.compile("aot_eager")
     for size in ((2, 8, 11), (2, 6, 7)):
         image = photos(net, *size)
@@ -213,9 +214,9 @@ def test_small_batches_are_replayed_from_their_third_time_on(monkeypatch):
 
     recorded = []
     monkeypatch.setattr(CudaNet, "_record", record)
-    monkeypatch.setattr(cuda, "GRAPH_PIXELS", 2 * 112 * 112)
+    monkeypatch.setattr(gpu_engine, "GRAPH_PIXELS", 2 * 112 * 112)
     net = alive("nano")
-    there, plain = CudaNet(net, torch.device("cpu"), "fp32", replay=True), LeanNet(net, "fp32")
+    there, plain = CudaNet(net, torch.device("cpu"), "fp32", replay=True), GpuNet(net, "fp32")
     images = [photos(net, *size) for size in ((2, 8, 8), (1, 5, 7), (3, 8, 8))]
     given = [(image, there(image)) for _ in range(RECORD_AT + 2) for image in images]
     assert recorded == [(2, 3, 112, 112), (1, 3, 70, 98)]
@@ -244,7 +245,7 @@ def test_maps_are_fetched_in_parts_that_page_locked_memory_holds(monkeypatch):
 @torch.inference_mode()
 def test_each_thread_may_compile_as_many_variants():
     """PyTorch keeps that limit by thread."""
-    net = LeanNet(build_model("nano"), "fp32")
+    net = GpuNet(build_model("nano"), "fp32")
     net.compile("eager")
     config = torch._dynamo.config
     name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
@@ -261,7 +262,7 @@ def test_each_thread_may_compile_as_many_variants():
 @torch.inference_mode()
 def test_memory_is_told_as_it_is(precision):
     """Tensors without content come and go as real ones do."""
-    net = LeanNet(build_model("nano"), precision)
+    net = GpuNet(build_model("nano"), precision)
     image = torch.rand(3, 112, 154, 3).permute(0, 3, 1, 2)
     with _Alive() as alive_now:
         net(image)

@@ -15,13 +15,13 @@ from typer.testing import CliRunner
 
 from datool.cli import app
 from datool.colour import to_picture
-from datool.data.agreement import agreement
-from datool.data.checkup import FACTS, FAULTS
-from datool.data.synthetic import render
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.files import write_map
-from datool.jobs.data_check import CheckOptions, CheckProgress, SetReport, check
+from datool.jobs.data.agreement import agreement
+from datool.jobs.data.check import CheckOptions, CheckProgress, SetReport, check
+from datool.jobs.data.checkup import FACTS, FAULTS
+from datool.render import render
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real"
 SIZE = (96, 128)
@@ -255,7 +255,7 @@ def test_rows_are_taken_evenly_and_workers_change_nothing(tmp_path):
 
 
 def test_shards_and_unlabelled_images_are_checked_too(tmp_path):
-    from datool.jobs.pack import PackOptions, pack
+    from datool.jobs.data.pack import PackOptions, pack
 
     folder = tmp_path / "set"
     rows = clean(folder)

@@ -14,12 +14,12 @@ from PIL import Image, ImageDraw, ImageFont
 from typer.testing import CliRunner
 
 from datool.cli import app
-from datool.data.duplicates import earlier_alike
-from datool.data.sets import SetSpec, open_set
+from datool.data.batches.datasets import SetSpec, open_set
 from datool.errors import DatoolError
-from datool.jobs import data_filter
-from datool.jobs.data_filter import FilterOptions, Limits, filter_images
-from datool.jobs.pack import PackOptions, pack
+from datool.jobs.data import filter as data_filter
+from datool.jobs.data.duplicates import earlier_alike
+from datool.jobs.data.filter import FilterOptions, Limits, filter_images
+from datool.jobs.data.pack import PackOptions, pack
 
 PHOTOS = Path(__file__).parent.parent.parent / "shared" / "photos"
 

@@ -13,7 +13,7 @@ from test_hub import cache, server  # noqa: F401  fixtures
 
 from datool.data.sources.table import FETCHED, find_root
 from datool.errors import DatoolError
-from datool.jobs.data_get import ARCHIVES, get_data
+from datool.jobs.data.get import ARCHIVES, get_data
 
 KINDS = ("indoor", "outdoor")
 

@@ -12,10 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from datool.cli import app
-from datool.data.sets import SetSpec, open_set
-from datool.data.synthetic import render
+from datool.data.batches.datasets import SetSpec, open_set
 from datool.errors import DatoolError
-from datool.jobs.data_synth import SynthOptions, synth
+from datool.jobs.data.synth import SynthOptions, synth
+from datool.render import render
 
 SIZE = (24, 32)
 

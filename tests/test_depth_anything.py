@@ -14,7 +14,7 @@ from datool.depth import Ambiguity, Quantity
 from datool.errors import DatoolError
 from datool.models.depth_anything import DepthAnything, build_model
 from datool.models.encoders import ENCODERS, ViTEncoder
-from datool.models.rows import MODELS, ModelRow
+from datool.models.specs import MODELS, ModelSpec
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1536: 24}
 SMALL, V1 = "depth-anything-v2-small", "depth-anything-v1-small"
@@ -57,14 +57,14 @@ def scale_output(model: DepthAnything, image: Tensor) -> None:
         gain = 1 / float(seen[0].std())
         last[2].weight.mul_(gain)
         last[2].bias.copy_(gain * (last[2].bias - seen[0].mean()))
-        last[2].bias.add_(3 if model.row.max_depth_m is None else 0)
+        last[2].bias.add_(3 if model.spec.max_depth_m is None else 0)
 
 
 def in_transformers(model: DepthAnything) -> nn.Module:
     """The same weights in transformers' DepthAnythingForDepthEstimation, by names written out here."""
     from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
 
-    row, encoder = model.row, model.encoder.row
+    row, encoder = model.spec, model.encoder.spec
     giant = encoder.timm_name.startswith("vit_giant")
     blocks = len(model.encoder.vit.blocks)
     with torch.device("meta"):
@@ -247,15 +247,20 @@ def test_every_row_is_consistent() -> None:
         assert (row.quantity is Quantity.DEPTH) == ("metric" in name)
         with torch.device("meta"):
             model = DepthAnything(row)
-        assert model.encoder.vit.embed_dim == encoder.width, name
-        assert len(model.encoder.vit.blocks) == encoder.num_blocks, name
-        assert not list(model.buffers()), "a buffer would stay on meta when weights are loaded"
+        if encoder.pyramid:
+            assert tuple(model.encoder.net.feature_info.channels()) == encoder.pyramid, name
+            assert encoder.width == encoder.pyramid[-1] and encoder.num_blocks == len(encoder.pyramid), name
+        else:
+            assert model.encoder.vit.embed_dim == encoder.width, name
+            assert len(model.encoder.vit.blocks) == encoder.num_blocks, name
+        stored = model.state_dict()
+        assert all(key in stored for key, _ in model.named_buffers()), "it would stay on meta when weights are loaded"
 
 
 @pytest.mark.parametrize("max_depth_m", [None, 20.0])
 def test_output_stays_in_range(max_depth_m: float | None) -> None:
     torch.manual_seed(0)
-    model = DepthAnything(ModelRow("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), max_depth_m)).eval()
+    model = DepthAnything(ModelSpec("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), max_depth_m)).eval()
     with torch.inference_mode():
         pred, tokens = model(torch.randn(2, 3, 98, 126), features=True)
     assert pred.shape == (2, 98, 126)

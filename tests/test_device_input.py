@@ -9,9 +9,9 @@ from PIL import Image
 
 from datool.errors import DatoolError
 from datool.estimators.device_input import jpeg_decoder, resize_normalised
-from datool.estimators.labelling import _is_the_photos as is_the_photos
 from datool.estimators.preprocess import to_input
 from datool.files import decode_image
+from datool.labelling.labeller import _is_the_photos as is_the_photos
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from ranks import lines, noisy_photos, options, run_killed, run_ranks, train_quietly
 
-from datool.data.streams import RenderedBatches
+from datool.data.batches.stored import RenderedBatches
 from datool.errors import DatoolError
 from datool.jobs.train import train
 from datool.models.weights import load
-from datool.training.distributed import Ranks, joined
-from datool.training.feed import Places
+from datool.training.dataloading import Places
+from datool.training.distributed import Ranks, process_group
 from datool.training.recipes import RECIPES
 
 # Least squares, since a median jumps: rounding would grow from step to step.
@@ -186,7 +186,7 @@ def _refused(recipe, options):
 
 
 def test_one_process_needs_no_group():
-    with joined(torch.device("cpu")) as ranks:
+    with process_group(torch.device("cpu")) as ranks:
         assert ranks == Ranks(torch.device("cpu")) and ranks.first
         assert ranks.gather(3) == [3] and ranks.together(lambda: 4) == 4
         assert ranks.mean(torch.tensor(5.0)) == 5

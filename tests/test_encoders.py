@@ -10,8 +10,8 @@ import torch
 
 from datool.errors import DatoolError
 from datool.models.depth_anything import DepthAnything
-from datool.models.encoders import ENCODERS, build_encoder, dinov2_position, encoder_row
-from datool.models.rows import MODELS, ModelRow
+from datool.models.encoders import ENCODERS, build_encoder, dinov2_position, encoder_spec
+from datool.models.specs import MODELS, ModelSpec
 from datool.models.weights import load, save
 
 ODD = (96, 160)
@@ -33,7 +33,7 @@ def test_last_tap_is_timms_own_result(name: str, size: tuple[int, int]) -> None:
         for key, tensor in encoder.named_parameters():
             if "gamma" in key or "ls" in key.split("."):
                 tensor.fill_(1)
-    row = encoder.row
+    row = encoder.spec
     image = torch.randn(1, 3, *size)
     height, width = size[0] // row.patch_px, size[1] // row.patch_px
     with torch.inference_mode():
@@ -52,15 +52,15 @@ def test_beit_names_its_one_size() -> None:
 
 
 def test_own_normalisation_comes_along() -> None:
-    assert encoder_row("timm:beit_base_patch16_224").mean == (0.5, 0.5, 0.5)
-    assert encoder_row("nano") is ENCODERS["nano"]
+    assert encoder_spec("timm:beit_base_patch16_224").mean == (0.5, 0.5, 0.5)
+    assert encoder_spec("nano") is ENCODERS["nano"]
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("timm:vit_base_patch16_dinov", "unknown timm model 'vit_base_patch16_dinov'.*vit_base_patch16_dinov"),
-        ("timm:resnet18", "no plain ViT"),
+        ("timm:mixer_s16_224", "neither a plain ViT nor a network with maps at strides 4, 8, 16 and 32"),
         ("dinov2-smal", "Did you mean 'dinov2-small'"),
     ],
 )
@@ -73,10 +73,10 @@ def test_what_cannot_be_an_encoder(name: str, words: str) -> None:
 def test_depth_model_on_a_foreign_encoder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It learns, and comes back from a file (rotary tables, which no file holds, included)."""
     torch.manual_seed(0)
-    encoder = encoder_row(name)
+    encoder = encoder_spec(name)
     four = replace(encoder, num_blocks=4, options={**encoder.options, "depth": 4})
     monkeypatch.setitem(ENCODERS, "foreign-4", four)
-    row = ModelRow("foreign-4", 16, (16, 16, 32, 32), (0, 1, 2, 3), size_px=224)
+    row = ModelSpec("foreign-4", 16, (16, 16, 32, 32), (0, 1, 2, 3), size_px=224)
     monkeypatch.setitem(MODELS, "foreign", row)
     model = DepthAnything(row)
     torch.nn.init.ones_(model.head.output2[2].bias)  # a ReLU that starts dead would pass no gradient

@@ -11,7 +11,7 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.estimators.saved import SavedMaps
 from datool.files import MAP_FORMATS, write_map
-from datool.jobs.evaluate import EvalOptions, evaluate
+from datool.jobs.evaluate.evaluate import EvalOptions, evaluate
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 AFFINE = Ambiguity.SCALE_AND_SHIFT

@@ -10,7 +10,7 @@ from datool.errors import DatoolError
 from datool.evaluation.compare import compare as compare_results
 from datool.evaluation.compare import paired_bootstrap
 from datool.evaluation.metrics import METRICS
-from datool.jobs.evaluate import EvalOptions, compare, evaluate
+from datool.jobs.evaluate.evaluate import EvalOptions, compare, evaluate
 
 HIGHER = {name: metric.higher_is_better for name, metric in METRICS.items()}
 

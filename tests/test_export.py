@@ -14,12 +14,12 @@ from random_models import alive
 from typer.testing import CliRunner
 
 from datool.cli import app
+from datool.engines import export as writing
+from datool.engines.export import resize_weights, staged, to_program
 from datool.errors import DatoolError
-from datool.estimators import exporting
-from datool.estimators.backbone import to_transformers, write_backbone
-from datool.estimators.choice import error_of
-from datool.estimators.exporting import resize_weights, staged, to_program
+from datool.estimators.load import error_of
 from datool.jobs.export import CALIBRATION, ExportOptions, _calibration, export
+from datool.models.backbone import to_transformers, write_backbone
 from datool.models.depth_anything import build_model
 from datool.models.encoders import build_encoder, dinov2_position
 from datool.models.weights import LoadedModel, save
@@ -56,7 +56,7 @@ def test_positions_of_the_graph_are_dinov2s(size):
 
 def test_one_program_is_the_model_at_every_size(model, program):
     program = program.module()
-    patch = model.encoder.row.patch_px
+    patch = model.encoder.spec.patch_px
     for batch, height, width in ((1, 8, 8), (1, 5, 9), (3, 8, 5), (1, 3, 4), (2, 11, 23)):
         image = torch.randn(batch, 3, height * patch, width * patch)
         with torch.inference_mode():
@@ -66,11 +66,11 @@ def test_one_program_is_the_model_at_every_size(model, program):
 
 
 def test_the_model_is_left_as_it_was(model, program):
-    assert "exporting" not in model.encoder.vit._pos_embed.__module__
+    assert "engines.export" not in model.encoder.vit._pos_embed.__module__
 
 
 def test_the_command_writes_a_checked_package(tmp_path, weights, program, monkeypatch):
-    monkeypatch.setattr("datool.estimators.exporting.to_program", lambda _: program)
+    monkeypatch.setattr("datool.engines.export.to_program", lambda _: program)
     out = tmp_path / "new" / "nano.pt2"
     given = ["export", weights, "--format", "torch-export", "--out", str(out), "--size", "56", "--json"]
     done = CliRunner().invoke(app, given)
@@ -83,7 +83,7 @@ def test_the_command_writes_a_checked_package(tmp_path, weights, program, monkey
 
 
 def test_too_large_an_error_writes_nothing(tmp_path, weights, program, monkeypatch):
-    monkeypatch.setattr("datool.estimators.exporting.to_program", lambda _: program)
+    monkeypatch.setattr("datool.engines.export.to_program", lambda _: program)
     options = ExportOptions(weights, tmp_path / "out", "torch-export", size_px=56, tolerance=0.0)
     with pytest.raises(DatoolError, match=r"from PyTorch's map of a rendered picture, more than 0; nothing"):
         export(options)
@@ -107,7 +107,7 @@ def test_what_cannot_be_is_refused_before_work(tmp_path, weights, change, told):
 
 def test_an_encoder_with_other_positions_is_refused(model):
     other = build_model("nano")
-    other.encoder.row = replace(other.encoder.row, dinov2_rule=False)
+    other.encoder.spec = replace(other.encoder.spec, dinov2_rule=False)
     with pytest.raises(DatoolError, match="DINOv2's rule"):
         to_program(other)
 
@@ -148,7 +148,7 @@ def test_onnx_ends_at_2_gib(tmp_path):
     with torch.device("meta"):
         giant = build_model("depth-anything-v2-giant")
     with pytest.raises(DatoolError, match=r"2 GiB.*openvino"):
-        exporting.export(LoadedModel(giant, "depth-anything-v2-giant", "", ""), tmp_path / "g.onnx", "onnx", "fp32")
+        writing.export(LoadedModel(giant, "depth-anything-v2-giant", "", ""), tmp_path / "g.onnx", "onnx", "fp32")
 
 
 def test_calibration_takes_pictures_from_the_whole_folder(tmp_path):
@@ -174,7 +174,7 @@ def test_timm_and_transformers_load_the_encoder(tmp_path, name):
         if key.endswith("gamma"):
             torch.nn.init.normal_(parameter, 1.0, 0.1)
     write_backbone(encoder, tmp_path)
-    side, last = encoder.row.grid * encoder.row.patch_px, encoder.row.num_blocks - 1
+    side, last = encoder.spec.grid * encoder.spec.patch_px, encoder.spec.num_blocks - 1
     image = torch.randn(1, 3, side, side)
     ours = encoder(image, [last])[0].flatten(2).transpose(1, 2)
     vit = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()

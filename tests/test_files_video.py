@@ -11,12 +11,12 @@ import pytest
 from films import HEIGHT, SIGNS, WIDTH, Brightness, Held, film, scene
 
 from datool.depth import DepthMap, Quantity
-from datool.estimators.clips import write_clip
 from datool.estimators.video import Video
 from datool.files import read_map
 from datool.files.atomic import whole
 from datool.files.clips import clip_output
 from datool.files.video import Film, FrameFolder
+from datool.jobs.predict.films import write_clip
 
 av = pytest.importorskip("av")
 

@@ -24,7 +24,7 @@ from safetensors.torch import save as to_bytes
 from datool.errors import DatoolError
 from datool.models import hub, weights
 from datool.models.depth_anything import build_model
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 
 NAME = "depth-anything-v2-small"
 REPO = "depth-anything/Depth-Anything-V2-Small-hf"

@@ -12,11 +12,11 @@ from datool.data.sample import Batch
 from datool.errors import DatoolError
 from datool.models.depth_anything import build_model
 from datool.training.distributed import Ranks
+from datool.training.init_weights import init_model
 from datool.training.loop import run
 from datool.training.objectives import make_objective
 from datool.training.optimizers import SCHEDULES, schedule_share
 from datool.training.recipes import RECIPES
-from datool.training.start import start_model
 from datool.training.trainer import Trainer, opened
 from datool.training.watch import Watch
 
@@ -56,7 +56,7 @@ class Repeated:
 
 def trainer(recipe, data, objective=None):
     objective = objective or make_objective(recipe, None, -1)
-    return Trainer(recipe, recipe.steps, lambda: start_model(recipe), objective, data, CPU)
+    return Trainer(recipe, recipe.steps, lambda: init_model(recipe), objective, data, CPU)
 
 
 def losses(trainer, steps):

@@ -5,7 +5,7 @@ import pytest
 from datool.errors import DatoolError
 from datool.jobs.models import get_model, list_models
 from datool.models import hub
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 
 
 def test_every_model_is_listed_with_what_it_gives_and_where_it_is():

@@ -10,10 +10,10 @@ import torch
 from datool.data.sample import Batch
 from datool.errors import DatoolError
 from datool.models.encoders import build_encoder
+from datool.training.init_weights import init_model
 from datool.training.losses import drop_largest, feature_alignment, gradient_matching, silog, ssi_mae, ssi_mse
 from datool.training.objectives import make_objective
 from datool.training.recipes import RECIPES
-from datool.training.start import start_model
 
 
 def batch(seed=0, size=4, side=28):
@@ -72,7 +72,7 @@ def test_v1_averages_three_losses_each_over_its_own_samples():
     for part in (~mask, mask):
         ssi, residual = ssi_mae(pred[part], truth.target[part], truth.valid[part])
         by_hand.append((ssi + 0.5 * gradient_matching(residual, truth.valid[part])).mean())
-    row = frozen.row
+    row = frozen.spec
     mean, std = (torch.tensor(values)[:, None, None] for values in (row.mean, row.std))
     with torch.no_grad():
         (theirs,) = frozen((truth.image[mask] - mean) / std, (3,))
@@ -80,13 +80,13 @@ def test_v1_averages_three_losses_each_over_its_own_samples():
     torch.testing.assert_close(losses["loss"], torch.stack(by_hand).mean(), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sees", ["clean", "perturbed"])
+@pytest.mark.parametrize("sees", ["clean", "augmented"])
 def test_the_frozen_encoder_sees_the_picture_that_the_recipe_says(sees):
     pred, truth = batch()
     pseudo = replace(truth, pseudo=torch.ones(4, dtype=torch.bool), clean=truth.image.flip(-1))
     recipe = replace(RECIPES["nano-student-v2"], align_weight=1.0, align_sees=sees)
     frozen = build_encoder("nano").eval()
-    mean, std = (torch.tensor(values)[:, None, None] for values in (frozen.row.mean, frozen.row.std))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (frozen.spec.mean, frozen.spec.std))
     shown = truth.image.flip(-1) if sees == "clean" else truth.image
     (tokens,) = frozen((shown - mean) / std, (3,))
     losses = make_objective(recipe, frozen, 3)(pred, tokens, pseudo)
@@ -200,7 +200,7 @@ def test_a_head_from_random_weights_starts_alive(name):
         recipe = replace(RECIPES[name], model=model, init="", align_weight=0.0, seed=seed)
         image = torch.randn(1, 3, 56, 70, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            prediction = start_model(recipe).eval()(image)
+            prediction = init_model(recipe).eval()(image)
         assert (prediction > 0).all()
 
 
@@ -213,26 +213,26 @@ def test_every_relative_recipe_lifts_its_random_head():
 def test_init_takes_the_encoder_and_if_told_the_head_but_its_last_layer(tmp_path):
     from datool.models.weights import save
 
-    teacher = start_model(replace(RECIPES["nano-teacher"], seed=5))
+    teacher = init_model(replace(RECIPES["nano-teacher"], seed=5))
     save(tmp_path / "best.safetensors", teacher, "nano")
     for head in (False, True):
         recipe = replace(RECIPES["nano-metric"], init=str(tmp_path / "best.safetensors"), init_head=head)
-        model = start_model(recipe)
+        model = init_model(recipe)
         for (key, ours), theirs in zip(model.state_dict().items(), teacher.state_dict().values(), strict=True):
             copied = key.startswith("encoder.") or (head and "output2.2" not in key)
             if not copied and ours.unique().numel() == 1:
                 continue  # norms and biases begin alike everywhere
             assert torch.equal(ours, theirs) is copied, key
     with pytest.raises(DatoolError, match="init_head needs"):
-        start_model(replace(RECIPES["nano-metric"], init_head=True))
+        init_model(replace(RECIPES["nano-metric"], init_head=True))
 
 
 def test_a_projector_only_where_widths_differ_and_in_no_file(tmp_path):
     from datool.models.weights import load, save
 
     recipe = replace(RECIPES["nano-student-v2"], align_weight=1.0)
-    assert isinstance(start_model(recipe).project, torch.nn.Identity)
-    wide = start_model(replace(recipe, align_encoder="dinov2-small"))
+    assert isinstance(init_model(recipe).project, torch.nn.Identity)
+    wide = init_model(replace(recipe, align_encoder="dinov2-small"))
     tokens = wide(torch.randn(1, 3, 28, 28), features=True)[1]
     assert tokens.shape == (1, 384, 2, 2)
     save(tmp_path / "model.safetensors", wide, "nano")

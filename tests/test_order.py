@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datool.data.order import RUN, Place, SampleOrder, sample_loader, share
+from datool.data.batches.sampler import RUN, Place, SampleOrder, sample_loader, share
 from datool.data.sample import Sample
 from datool.data.shards import ShardWriter, encode_sample, open_shards
 from datool.errors import DatoolError
@@ -229,7 +229,7 @@ MIXED_FOR_EVER = [1, 1, 0, 1, 1, 0, 1, 0, 0, 1, 1, 1]
 
 
 def test_sets_without_weights_are_mixed_by_size_all_through_an_epoch_that_has_each_sample_once(monkeypatch):
-    monkeypatch.setattr("datool.data.order.RUN", 512)
+    monkeypatch.setattr("datool.data.batches.sampler.RUN", 512)
     sizes = [[6_003], [40] * 100, [7]]
     order = SampleOrder(sizes, seed=5)
     length = sum(map(sum, sizes))

@@ -21,7 +21,7 @@ from datool.data.sources.base import Row, Source
 from datool.data.sources.table import SOURCES
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
-from datool.jobs.pack import PackOptions, PackProgress, pack
+from datool.jobs.data.pack import PackOptions, PackProgress, pack
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 10, 14
@@ -304,7 +304,7 @@ def test_images_of_a_database_keep_their_bytes(tmp_path):
 CHILD = """
 import sys
 from pathlib import Path
-from datool.jobs.pack import PackOptions, pack
+from datool.jobs.data.pack import PackOptions, pack
 
 options = PackOptions("manifest", Path(sys.argv[1]), Path(sys.argv[2]), rows_per_shard=3, depth="npz")
 pack(options, lambda step: step.done and print("done", flush=True))

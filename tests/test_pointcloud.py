@@ -18,15 +18,15 @@ from typer.testing import CliRunner
 
 from datool.calibration import Calibration, Calibrations, write_calibration
 from datool.cli import app
-from datool.data.cloud_manifest import read_clouds
 from datool.data.manifest import MANIFEST
-from datool.data.views import Meaning, list_views
 from datool.depth import Quantity
 from datool.errors import DatoolError
 from datool.files import LOCK, write_map
 from datool.geometry import fov_camera
-from datool.jobs.pointcloud import CloudOptions, pointcloud
-from datool.jobs.predict import PredictOptions, predict
+from datool.jobs.pointcloud.cloud_manifest import read_clouds
+from datool.jobs.pointcloud.inputs import Meaning, list_views
+from datool.jobs.pointcloud.pointcloud import CloudOptions, pointcloud
+from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 

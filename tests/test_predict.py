@@ -18,9 +18,9 @@ import torch
 from datool.data.manifest import MANIFEST, read_manifest
 from datool.depth import Quantity
 from datool.errors import DatoolError
-from datool.estimators.predictor import load
+from datool.estimators.load import load
 from datool.files import LOCK, read_image, read_map, read_meta
-from datool.jobs.predict import PredictOptions, Progress, predict
+from datool.jobs.predict.predict import PredictOptions, Progress, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 
@@ -352,7 +352,7 @@ def test_killed_at_any_moment_then_rerun_is_never_killed(photos, tmp_path, optio
     formats = ["png16", "npy", "color"]
     killed, never = (replace(options, out=tmp_path / name, formats=formats) for name in ("killed", "never"))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datool.estimators.predictor", "datool.jobs.predict"])
+    context.set_forkserver_preload(["datool.estimators.predictor", "datool.jobs.predict.predict"])
     chance, killed_in_time = random.Random(0), 0
     for after in (0, 1, 8, 15, 30, 45):
         process = context.Process(target=predict, args=(killed,))

@@ -10,17 +10,9 @@ import torch.nn.functional as F
 
 import datool
 from datool.depth import Ambiguity, DepthMap, Quantity
+from datool.engines.base import PRECISIONS, TorchEngine, choose_device, choose_precision
 from datool.errors import DatoolError
-from datool.estimators.engines import TorchEngine
-from datool.estimators.predictor import (
-    MAX_LANES,
-    PRECISIONS,
-    WAITS_S,
-    Predictor,
-    choose_device,
-    choose_precision,
-    num_workers,
-)
+from datool.estimators.predictor import MAX_LANES, WAITS_S, Predictor, num_workers
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 

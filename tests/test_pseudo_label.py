@@ -23,17 +23,17 @@ import torch
 from typer.testing import CliRunner
 
 from datool.cli import app
-from datool.data import claims as claiming
-from datool.data.claims import Claims
-from datool.data.label_set import LabelSet
-from datool.data.sets import SetSpec, open_set
+from datool.data.batches.datasets import SetSpec, open_set
 from datool.data.shards import open_shards
 from datool.depth import Ambiguity, Quantity
 from datool.errors import DatoolError
-from datool.estimators.labelling import LabelOptions, disagreement
 from datool.estimators.predictor import Predictor
 from datool.files import decode_image, read_image
 from datool.jobs.pseudo_label import PseudoLabelOptions, pseudo_label, read_status
+from datool.labelling import leases as leasing
+from datool.labelling.label_set import LabelSet
+from datool.labelling.labeller import LabelOptions, disagreement
+from datool.labelling.leases import Leases
 from datool.models.depth_anything import build_model
 from datool.models.weights import load as load_model
 from datool.models.weights import save
@@ -383,7 +383,7 @@ def test_a_tar_that_changed_or_was_cut_is_noticed(tmp_path, weights):
 
 def _context():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["datool.jobs.pseudo_label", "datool.estimators.label_worker"])
+    context.set_forkserver_preload(["datool.jobs.pseudo_label", "datool.labelling.worker"])
     return context
 
 
@@ -407,7 +407,7 @@ def run_with_kills(options, kills, seed, workers=3):
         if killed < kills:
             time.sleep(rng.uniform(0, 0.25))
             number = rng.randrange(workers)
-            if not options.out.exists() or not list(options.out.glob(".datool-*.claim")):
+            if not options.out.exists() or not list(options.out.glob(".datool-*.lease")):
                 continue
             running[number].kill()
             running[number].join()
@@ -447,29 +447,29 @@ def test_three_kills_change_no_byte(format, tmp_path, weights):
     assert_kills_change_nothing(tmp_path, weights, 60, 3, 112, format=format)
 
 
-def test_a_claim_is_kept_by_the_living_and_taken_from_the_dead_and_the_silent(tmp_path, monkeypatch):
-    monkeypatch.setattr(claiming, "SILENT_S", 0.05)
-    path = tmp_path / ".datool-000003.claim"
-    with Claims(tmp_path) as claims:
-        assert claims.take(3) and not claims.take(3)
-        assert claims.silent([3]) == [] and claiming.working(tmp_path) == 1, "it is our own"
-        claims.release(3)
+def test_a_lease_is_kept_by_the_living_and_taken_from_the_dead_and_the_silent(tmp_path, monkeypatch):
+    monkeypatch.setattr(leasing, "SILENT_S", 0.05)
+    path = tmp_path / ".datool-000003.lease"
+    with Leases(tmp_path) as leases:
+        assert leases.take(3) and not leases.take(3)
+        assert leases.silent([3]) == [] and leasing.working(tmp_path) == 1, "it is our own"
+        leases.release(3)
         assert not path.exists()
         process = _context().Process(target=time.sleep, args=(0,))
         process.start()
         process.join()
-        path.write_text(json.dumps([claiming.HOST, process.pid]))
-        assert claiming.working(tmp_path) == 0 and claims.take(3)
-        claims.release(3)
-        for owner in (["another-host", 1], [claiming.HOST, os.getpid()]):  # the latter: a number that is in use again
+        path.write_text(json.dumps([leasing.HOST, process.pid]))
+        assert leasing.working(tmp_path) == 0 and leases.take(3)
+        leases.release(3)
+        for owner in (["another-host", 1], [leasing.HOST, os.getpid()]):  # the latter: a number that is in use again
             path.write_text(json.dumps(owner))
-            assert not claims.take(3)
-            assert claims.silent([3]) == [3]
+            assert not leases.take(3)
+            assert leases.silent([3]) == [3]
         with monkeypatch.context() as beating:
-            beating.setattr(claiming, "SILENT_S", 1000)
-            beating.setattr(claiming.time, "sleep", lambda _: os.utime(path))
-            assert claims.silent([3]) == []
-        assert claims.take(3, anyhow=True)
+            beating.setattr(leasing, "SILENT_S", 1000)
+            beating.setattr(leasing.time, "sleep", lambda _: os.utime(path))
+            assert leases.silent([3]) == []
+        assert leases.take(3, anyhow=True)
 
 
 def test_a_unit_taken_over_meanwhile_is_left_to_the_other(tmp_path, weights):
@@ -529,7 +529,7 @@ def test_a_vanished_mount_is_no_row(tmp_path, weights, monkeypatch):
     root = folder(tmp_path / "in", 15)
     whole = contents(label(root, out=tmp_path / "quiet", model=weights))
     out = tmp_path / "out"
-    from datool.data import units
+    from datool.labelling import shard_plan as units
 
     def vanishing(path, seen=[]):  # noqa: B006
         seen.append(path)
@@ -583,7 +583,7 @@ def test_a_broken_tar_keeps_what_comes_before_and_a_refused_one_is_named(tmp_pat
     assert "cut short" in reasons["00001.tar"] and "leave the folder" in reasons["00002.tar"]
     for length in range(0, len(data), 512):
         (root / "00001.tar").write_bytes(data[:length])
-        from datool.data.tar_stream import stream_tar
+        from datool.labelling.tar_stream import stream_tar
 
         found = list(stream_tar(root / "00001.tar", lambda name: True))
         ended = data[:length].rstrip(b"\0") == data.rstrip(b"\0") and length >= len(data.rstrip(b"\0")) + 512

@@ -111,11 +111,11 @@ def test_two_ray_workers(work):
     while driver.poll() is None:
         assert time.monotonic() - started < PATIENCE_S, "it hangs"
         time.sleep(rng.uniform(0.2, 12))
-        claims = sorted((work / "ray").glob(".datool-*.claim"))
-        if kills == KILLS or not claims:
+        leases = sorted((work / "ray").glob(".datool-*.lease"))
+        if kills == KILLS or not leases:
             continue
         with suppress(OSError, ValueError):  # it is done, or just begins
-            os.kill(json.loads(rng.choice(claims).read_text())[1], signal.SIGKILL)
+            os.kill(json.loads(rng.choice(leases).read_text())[1], signal.SIGKILL)
             kills += 1
             torn += any((work / "ray").glob(".datool-*.tmp"))
     assert driver.returncode == 0

@@ -12,7 +12,7 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.evaluation import gallery
 from datool.evaluation.protocols import PROTOCOLS
 from datool.evaluation.results import half_octaves
-from datool.jobs.evaluate import NUM_PICTURES, EvalOptions, evaluate
+from datool.jobs.evaluate.evaluate import NUM_PICTURES, EvalOptions, evaluate
 
 
 @pytest.fixture

@@ -14,13 +14,15 @@ from random_models import alive
 
 import datool
 from datool.data.manifest import read_manifest
+from datool.engines import export as writing
+from datool.engines import exported as runtimes
+from datool.engines.base import Card, TorchEngine
+from datool.engines.export import FORMATS, metadata, to_program
 from datool.errors import DatoolError
-from datool.estimators import choice, runtimes
-from datool.estimators.choice import choose, error_of, open_model
-from datool.estimators.engines import Card, TorchEngine
-from datool.estimators.exporting import FORMATS, metadata, to_program
+from datool.estimators import load as opening
+from datool.estimators.load import choose, error_of, open_model
 from datool.estimators.predictor import Predictor
-from datool.jobs.predict import PredictOptions, predict
+from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.weights import load, save
 
 LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch-export": ()}
@@ -185,9 +187,9 @@ def test_a_file_takes_its_own_runtime_and_precision(exported):
 
 def test_auto_takes_the_fastest_that_is_near_enough(loaded, photos, monkeypatch):
     """Which is faster is the clock's; here bf16 is fast, and as wrong as it is."""
-    monkeypatch.setattr(choice, "_installed", lambda name: name == "torch")
+    monkeypatch.setattr(opening, "_installed", lambda name: name == "torch")
     clock = iter([0.0, 9.0, 10.0, 11.0] * 2)
-    monkeypatch.setattr(choice.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(opening.time, "perf_counter", lambda: next(clock))
     assert choose(loaded, "auto", tolerance=1.0, photos=lambda: photos)[0].precision == "bf16"
     engine, reason = choose(loaded, "auto", tolerance=1e-5, photos=lambda: photos)
     assert engine.precision == "fp32" and "torch bf16" in reason and "fastest within 1e-05" in reason
@@ -195,7 +197,7 @@ def test_auto_takes_the_fastest_that_is_near_enough(loaded, photos, monkeypatch)
 
 
 def test_auto_says_where_nothing_is_near_enough(loaded, photos, monkeypatch):
-    monkeypatch.setattr(choice, "_installed", lambda name: name == "torch")
+    monkeypatch.setattr(opening, "_installed", lambda name: name == "torch")
     with pytest.raises(DatoolError, match="no runtime is within --tolerance"):
         choose(loaded, "auto", precision="bf16", tolerance=0.0, photos=lambda: photos)
 
@@ -209,21 +211,21 @@ def test_weights_are_converted_once(loaded, exported, photos, tmp_path, monkeypa
         draft.write_bytes(path.read_bytes())
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(choice, "export", write)
+    monkeypatch.setattr(writing, "export", write)
     for _ in range(2):
         engine, _ = choose(loaded, "onnx")
         assert (engine.runtime, engine.precision) == ("onnx", "fp32")
-    assert calls == ["onnx"] and len(list(choice.cache_folder("exports").iterdir())) == 1
-    next(choice.cache_folder("exports").iterdir()).write_bytes(b"cut off")
+    assert calls == ["onnx"] and len(list(opening.cache_folder("exports").iterdir())) == 1
+    next(opening.cache_folder("exports").iterdir()).write_bytes(b"cut off")
     assert choose(loaded, "onnx")[0].runtime == "onnx" and len(calls) == 2
-    monkeypatch.setattr(choice, "_code", lambda: "changed")
+    monkeypatch.setattr(opening, "_code", lambda: "changed")
     assert choose(loaded, "onnx")[0].runtime == "onnx" and len(calls) == 3
     with pytest.raises(DatoolError, match="--calibrate"):
         choose(loaded, "openvino", precision="int8")
 
 
 def test_auto_does_not_stumble_over_a_photo_that_is_refused(loaded, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "_installed", lambda name: name == "torch")
+    monkeypatch.setattr(opening, "_installed", lambda name: name == "torch")
     save(tmp_path / "nano.safetensors", loaded.model, "nano")
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4, 90, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "b.png"), photos[0])
@@ -255,7 +257,7 @@ def test_forms_of_openvino_are_few_where_weights_are_large(monkeypatch):
 FIRST_CALLS = """
 import os, sys, threading, torch
 from pathlib import Path
-from datool.estimators import runtimes
+from datool.engines import exported as runtimes
 engine = runtimes.engine(runtimes.read(Path(sys.argv[1])))
 torch.set_num_threads(1)
 start = threading.Barrier(4)

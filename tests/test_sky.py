@@ -34,7 +34,7 @@ def save_model(folder, names):
 
 
 def test_the_mask_is_what_the_model_calls_sky(tmp_path):
-    from datool.estimators.sky import SkySegmenter
+    from datool.jobs.data.sky_segmenter import SkySegmenter
 
     folder = save_model(tmp_path / "model", ["wall", "sky", "skyscraper"])
     image = np.random.default_rng(0).integers(0, 255, (50, 70, 3), np.uint8)
@@ -48,7 +48,7 @@ def test_the_mask_is_what_the_model_calls_sky(tmp_path):
 
 
 def test_a_model_without_sky_is_refused(tmp_path):
-    from datool.estimators.sky import SkySegmenter
+    from datool.jobs.data.sky_segmenter import SkySegmenter
 
     with pytest.raises(DatoolError, match="no class named sky, only wall, skyscraper"):
         SkySegmenter(save_model(tmp_path / "model", ["wall", "skyscraper"]))
@@ -57,8 +57,8 @@ def test_a_model_without_sky_is_refused(tmp_path):
 
 
 def test_masks_of_a_set_are_found_again_by_training(tmp_path):
-    from datool.data.sets import SetSpec, open_set
-    from datool.jobs.data_sky import SkyOptions, sky_masks
+    from datool.data.batches.datasets import SetSpec, open_set
+    from datool.jobs.data.sky import SkyOptions, sky_masks
 
     depth = np.full((20, 30), 5, np.float32)
     depth[:10] = np.nan

@@ -147,9 +147,18 @@ def test_kitti_annotation_and_selection(tmp_path: Path) -> None:
     assert sample.camera == Camera(700, 701, 597, 149.75, HEIGHT, WIDTH)
 
 
+def test_kittis_training_images_of_eigen_are_a_list_of_their_own(tmp_path: Path) -> None:
+    kitti_tree(tmp_path)
+    write(tmp_path / "eigen_test_files_with_gt.txt", kitti_line(7))
+    with pytest.raises(DatoolError, match="no list of Eigen's images for 'eigen-train'"):
+        rows(KITTI, tmp_path, "eigen-train")
+    write(tmp_path / "kitti_eigen_train_files_with_gt.txt", kitti_line(5) + kitti_line(6))
+    assert [row.id[-5:] for row in rows(KITTI, tmp_path, "eigen-train")] == ["5.png", "6.png"]
+
+
 def test_kitti_without_list_or_drive_says_what_is_missing(tmp_path: Path) -> None:
     kitti_tree(tmp_path)
-    with pytest.raises(DatoolError, match="no list of Eigen's test images"):
+    with pytest.raises(DatoolError, match="no list of Eigen's images for 'eigen'"):
         rows(KITTI, tmp_path)
     other = kitti_line(5).replace("0002", "0001")
     with pytest.raises(DatoolError, match="no depth of drive 2011_09_28_drive_0001_sync"):

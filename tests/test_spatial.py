@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datool.data.spatial import NUM_BOX_DRAWS, NUM_CROP_DRAWS, Crop, cutmix_box, random_crop
+from datool.data.batches.crops import NUM_BOX_DRAWS, NUM_CROP_DRAWS, Crop, cutmix_box, random_crop
 
 SIDES = st.integers(1, 90)
 DRAWS = st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3).map(np.array)

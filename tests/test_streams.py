@@ -5,21 +5,22 @@ import multiprocessing
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from datool.data.perturb import Perturbation
+from datool.data.batches.augment import Augmentation
+from datool.data.batches.crops import random_crop
+from datool.data.batches.datasets import RowSet, SetSpec, SkySet, open_set
+from datool.data.batches.stored import GroupSpec, RenderedBatches, SampleBatches
+from datool.data.batches.transforms import minmax_target
 from datool.data.sample import Batch, Sample
-from datool.data.sets import RowSet, SetSpec, open_set
 from datool.data.shards import ShardWriter, encode_sample
 from datool.data.sources.base import Row
 from datool.data.sources.table import SOURCES
-from datool.data.spatial import random_crop
-from datool.data.streams import GroupSpec, RenderedBatches, SampleBatches
-from datool.data.transforms import minmax_target
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.files import write_map
@@ -28,7 +29,7 @@ pytest.importorskip("torchdata")
 
 SIZE = (28, 42)
 SHAPES = [(40, 50), (50, 40), (9, 7), (28, 42), (120, 30), (33, 90), (61, 61), (30, 200), (5, 5), (44, 44)]
-COLOURS = Perturbation(grey=0.2, occlusion=0.3)
+COLOURS = Augmentation(grey=0.2, occlusion=0.3)
 
 
 def stored(number: int) -> Sample:
@@ -247,7 +248,7 @@ def test_a_partner_is_of_the_same_few_shards(tmp_path):
 def test_colours_leave_geometry_alone_and_only_their_group(specs):
     pytest.importorskip("kornia")
     plain = groups(specs["manifest"])
-    coloured = (plain[0], replace(plain[1], perturb=COLOURS))
+    coloured = (plain[0], replace(plain[1], augment=COLOURS))
     for one, two in zip(*(take(SampleBatches(each, 7, SIZE), 5) for each in (plain, coloured)), strict=True):
         for name in ("clean", "target", "valid", "region", "pseudo"):
             assert torch.equal(getattr(one, name), getattr(two, name)), name
@@ -257,7 +258,7 @@ def test_colours_leave_geometry_alone_and_only_their_group(specs):
 
 def test_colours_are_the_same_for_any_ranks_and_workers(specs):
     pytest.importorskip("kornia")
-    spec = replace(groups(specs["manifest"])[1], perturb=COLOURS)
+    spec = replace(groups(specs["manifest"])[1], augment=COLOURS)
     pair = (replace(spec, batch_size=2), spec)
     whole = take(SampleBatches(pair, 7, SIZE), 4)
     ranks = [take(SampleBatches(pair, 7, SIZE, rank=rank, world=2, num_workers=1), 4) for rank in range(2)]
@@ -270,7 +271,7 @@ def test_a_partner_has_colours_of_its_own(tmp_path):
     for number in range(2):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((30, 30, 3), 100, np.uint8))
     (tmp_path / "manifest.jsonl").write_text('{"image": "0.png"}\n{"image": "1.png"}')
-    strength = Perturbation(jitter=1.0, blur=0.0)
+    strength = Augmentation(jitter=1.0, blur=0.0)
     spec = GroupSpec((SetSpec("manifest", tmp_path),), 2, strength, 1.0, (0.3, 0.4), labelled=False)
     for batch in take(SampleBatches([spec], 0, (30, 30)), 3):
         assert len(batch.clean.unique()) == 1
@@ -365,6 +366,32 @@ def test_a_sky_mask_fills_what_the_label_leaves_open(folder, tmp_path):
     (tmp_path / "3.png").unlink()
     with pytest.raises(DatoolError, match=r"3\.png"):
         masked.read(0, 3)
+
+
+@pytest.mark.parametrize("quantity", [Quantity.DISPARITY, Quantity.DEPTH])
+def test_sky_of_a_label_without_a_known_shift_is_its_farthest_value(quantity, tmp_path):
+    values = np.full((8, 8), np.nan, np.float32)
+    values[4:] = np.linspace(2, 5, 32).reshape(4, 8)
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:6] = 255
+    cv2.imwrite(str(tmp_path / "a.png"), mask)
+    sample = Sample("a.jpg", np.zeros((8, 8, 3), np.uint8), DepthMap(values, quantity, Ambiguity.SCALE_AND_SHIFT))
+    found = SkySet(_One(sample), tmp_path).read(0, 0).depth
+    np.testing.assert_array_equal(found.values[4:], values[4:])
+    np.testing.assert_array_equal(found.values[:4], 2 if quantity is Quantity.DISPARITY else 5)
+    if quantity is Quantity.DISPARITY:
+        assert (minmax_target(found, 0)[:4] == 0).all(), "V1's 0, once the map is brought to [0, 1]"
+    nothing = replace(sample, depth=DepthMap(np.full((8, 8), np.nan, np.float32), quantity, sample.depth.ambiguity))
+    assert not SkySet(_One(nothing), tmp_path).read(0, 0).depth.valid.any()
+
+
+class _One:
+    """A set of one sample."""
+
+    counts: ClassVar = [1]
+
+    def __init__(self, sample: Sample) -> None:
+        self.read = lambda shard, number: sample
 
 
 # What goes wrong
@@ -470,5 +497,5 @@ def test_a_part_of_a_batch_holds_its_samples():
         assert part.ids == ("1", "3") and len(part) == 2
         assert torch.equal(part.image, image[[1, 3]]) and torch.equal(part.valid, batch.valid[[1, 3]])
         assert part.clean is part.image
-    perturbed = Batch.of(image, target, target > 0.2, clean=image + 1).to("cpu").part(slice(0, 2))
-    assert torch.equal(perturbed.clean, image[:2] + 1)
+    augmented = Batch.of(image, target, target > 0.2, clean=image + 1).to("cpu").part(slice(0, 2))
+    assert torch.equal(augmented.clean, image[:2] + 1)

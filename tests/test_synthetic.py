@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from datool.data.synthetic import Look, Photos, render
-from datool.data.synthetic.draws import COLUMN, MATERIAL_COLUMNS, Draws, splitmix64
-from datool.data.synthetic.film import defocus, move
-from datool.data.synthetic.props import KINDS_OF_SHAPE, NUM_PLANES
-from datool.data.synthetic.renderer import picture
-from datool.data.synthetic.scenes import AWAY_M, FAMILY_SHARES, LAYOUTS, Scene, build
-from datool.data.synthetic.terrain import draw_waves, height, meet
-from datool.data.synthetic.tracing import FAR_M, rays, trace
 from datool.errors import DatoolError
+from datool.render import Look, Photos, render
+from datool.render.draws import COLUMN, MATERIAL_COLUMNS, Draws, splitmix64
+from datool.render.film import defocus, move
+from datool.render.props import KINDS_OF_SHAPE, NUM_PLANES
+from datool.render.renderer import picture
+from datool.render.scenes import AWAY_M, FAMILY_SHARES, LAYOUTS, Scene, build
+from datool.render.terrain import draw_waves, height, meet
+from datool.render.tracing import FAR_M, rays, trace
 
 SIZE = (48, 64)
 CAMERA = torch.tensor([[60.0, 60.0, 32.0, 24.0]])

@@ -15,7 +15,7 @@ from datool.errors import DatoolError
 from datool.estimators.tiling import Tiled, agreed, tiles
 from datool.evaluation.alignment import fit_scale_and_shift
 from datool.files import read_map
-from datool.jobs.predict import PredictOptions, predict
+from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
 

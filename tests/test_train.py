@@ -11,13 +11,13 @@ from ranks import lines, noisy_photos, options
 from typer.testing import CliRunner
 
 from datool.cli import app
-from datool.data.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, window
+from datool.data.batches.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, window
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.jobs.train import plan, train
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 from datool.models.weights import load
-from datool.training.feed import Places, groups_of, own_set
+from datool.training.dataloading import Places, groups_of, own_set
 from datool.training.recipes import RECIPES, read_recipe
 from datool.training.validation import mean_scores
 
@@ -84,7 +84,7 @@ def test_what_cannot_begin_leaves_no_run_behind(tmp_path):
 @pytest.mark.parametrize("name", ["nano-teacher", "nano-student-v1", "nano-student-v2", "nano-metric"])
 def test_every_stage_trains_on_own_data_and_is_scored_on_it(name, tmp_path, own):
     pytest.importorskip("torchdata")
-    if RECIPES[name].perturb is not None:
+    if RECIPES[name].augment is not None:
         pytest.importorskip("kornia")
     recipe = replace(RECIPES[name], steps=2, validate_every=2, size_px=(28, 42), batch_size=6)
     recipe = replace(recipe, pseudo_batch=min(recipe.pseudo_batch, 4 if name.endswith("v1") else 6))
@@ -128,6 +128,16 @@ def test_a_plan_counts_and_costs_without_training(tmp_path, own):
     assert bigger.flops_per_image == pytest.approx(smaller.flops_per_image)
     missing = plan(RECIPES["metric-indoor"], options(tmp_path))
     assert missing.steps is None and "no files of 'hypersim'" in missing.samples["hypersim"]
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_every_recipe_is_printed_without_data(name, tmp_path):
+    done = datool("train-student", "--recipe", name, "--out", tmp_path / "run", "--dry-run", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["recipe"]["model"] == RECIPES[name].model
+    assert bool(found["missing"]) == (RECIPES[name].pseudo_batch > 0 or RECIPES[name].labelled == ())
+    assert not found["missing"] or "Write them: datool pseudo-label" in found["missing"] or "--l" in found["missing"]
 
 
 def load_nano():

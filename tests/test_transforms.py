@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from datool.data.transforms import TARGETS, disparity_target, metric_target, minmax_target, plain_disparity_target
+from datool.data.batches.transforms import (
+    TARGETS,
+    disparity_target,
+    metric_target,
+    minmax_target,
+    plain_disparity_target,
+)
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 

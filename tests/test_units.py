@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from datool.data.label_set import UNITS, LabelSet, begin
-from datool.data.units import find_inputs, list_units
 from datool.errors import DatoolError
+from datool.labelling.label_set import UNITS, LabelSet, begin
+from datool.labelling.shard_plan import find_inputs, list_units
 
 ROWS = 50
 

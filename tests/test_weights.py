@@ -18,8 +18,8 @@ from datool.errors import DatoolError
 from datool.models import weights
 from datool.models.depth_anything import DepthAnything, build_model
 from datool.models.encoders import build_encoder
-from datool.models.keys import OFFICIAL, TRANSFORMERS, row_of_config, rows_named, translate
-from datool.models.rows import MODELS
+from datool.models.keys import OFFICIAL, TRANSFORMERS, model_of_config, models_named, translate
+from datool.models.specs import MODELS
 from datool.models.weights import load, load_encoder, read_state, save
 
 Shapes = dict[str, tuple[int, ...]]
@@ -278,7 +278,7 @@ def test_loaded_model_does_not_depend_on_its_file(small_files: Path, tmp_path: P
     ],
 )
 def test_names_that_decide(name: str, row: str) -> None:
-    assert rows_named(name) == [row]
+    assert models_named(name) == [row]
 
 
 @pytest.mark.parametrize(
@@ -303,12 +303,12 @@ def test_names_that_decide(name: str, row: str) -> None:
     ],
 )
 def test_names_that_do_not_decide(name: str) -> None:
-    assert rows_named(name) == []
+    assert models_named(name) == []
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_published_row_is_its_own_name(name: str) -> None:
-    assert rows_named(name) == ([name] if name.startswith("depth-anything") else [])
+    assert models_named(name) == ([name] if name.startswith("depth-anything") else [])
 
 
 def test_metric_by_name(small_files: Path, tmp_path: Path) -> None:
@@ -319,7 +319,7 @@ def test_metric_by_name(small_files: Path, tmp_path: Path) -> None:
     ):
         (tmp_path / name).symlink_to(small_files / "depth_anything_v2_vits.pth")
         loaded = load(tmp_path / name)
-        assert (loaded.name, loaded.model.row) == (row, MODELS[row])
+        assert (loaded.name, loaded.model.spec) == (row, MODELS[row])
 
 
 def test_stated_row_decides_where_the_name_does_not(small_files: Path, tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ def test_size_in_the_name_must_fit_the_tensors(small_files: Path, tmp_path: Path
     ],
 )
 def test_config_decides(content: dict[str, object], row: str) -> None:
-    assert row_of_config(content, "here") == row
+    assert model_of_config(content, "here") == row
 
 
 @pytest.mark.parametrize(
@@ -371,7 +371,7 @@ def test_config_decides(content: dict[str, object], row: str) -> None:
 )
 def test_config_of_something_else(content: dict[str, object], words: str) -> None:
     with pytest.raises(DatoolError, match=words):
-        row_of_config(content, "here")
+        model_of_config(content, "here")
 
 
 @pytest.mark.parametrize("half", [False, True])

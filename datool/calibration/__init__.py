@@ -1,32 +1,32 @@
 """From a relative model's disparity to metres: what is known of a photo, the line through it, and the file of it."""
 
-from datool.calibration.fit import Line, fit_calibration, fit_line
-from datool.calibration.known import (
+from datool.calibration.depth_samples import (
+    DepthSamples,
     Ground,
-    Known,
     Point,
-    ground_known,
-    map_known,
+    ground_samples,
+    map_samples,
     parse_point,
-    points_known,
+    point_samples,
     read_points,
     sample,
 )
+from datool.calibration.fit import Line, fit_calibration, fit_line
 from datool.calibration.rows import Calibration, Calibrations, read_calibration, write_calibration
 
 __all__ = [
     "Calibration",
     "Calibrations",
+    "DepthSamples",
     "Ground",
-    "Known",
     "Line",
     "Point",
     "fit_calibration",
     "fit_line",
-    "ground_known",
-    "map_known",
+    "ground_samples",
+    "map_samples",
     "parse_point",
-    "points_known",
+    "point_samples",
     "read_calibration",
     "read_points",
     "sample",

@@ -14,7 +14,7 @@ from datool.cli.options import BatchSize, Device, Json, Model, Precision, Quiet,
 
 if TYPE_CHECKING:
     from datool.calibration import Calibration
-    from datool.jobs.calibrate import CalibrateSummary
+    from datool.jobs.calibrate.calibrate import CalibrateSummary
 
 
 def calibrate(
@@ -132,8 +132,8 @@ def calibrate(
 
     By one of: measured points, sparse depth, flat ground under a camera of known height, or labels. Some may be wrong.
     """
-    from datool.jobs.calibrate import CalibrateOptions, GroundOptions
-    from datool.jobs.calibrate import calibrate as job
+    from datool.jobs.calibrate.calibrate import CalibrateOptions, GroundOptions
+    from datool.jobs.calibrate.calibrate import calibrate as job
 
     ground = GroundOptions(
         0.0 if camera_height_m is None else camera_height_m,

@@ -15,8 +15,8 @@ from datool.cli.draw import LINE_EVERY_S, LISTED, Bar, draw_rows, draw_table, sa
 from datool.cli.options import Device, Json, Out, Quiet, Roots, RowsPerShard, Split, Workers, pairs
 
 if TYPE_CHECKING:
-    from datool.jobs.data_check import SetReport
-    from datool.jobs.pack import PackProgress
+    from datool.jobs.data.check import SetReport
+    from datool.jobs.data.pack import PackProgress
 
 data = typer.Typer(
     help="Check, pack, render, filter and fetch data sets.",
@@ -58,8 +58,8 @@ def check(
 
     Exits with 1 if something is broken. Lists the first findings; --json has them all.
     """
-    from datool.jobs.data_check import CheckOptions
-    from datool.jobs.data_check import check as job
+    from datool.jobs.data.check import CheckOptions
+    from datool.jobs.data.check import check as job
 
     options = CheckOptions(
         sources=sources, roots=_folders(root), split=split, num=num, sheet=sheet, num_workers=workers
@@ -102,10 +102,10 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Write a set as WebDataset tars that training reads in any order; killed and run again, it goes on."""
-    from datool.data.parallel import num_cores
     from datool.data.sources.table import find_source
-    from datool.jobs.pack import PackOptions
-    from datool.jobs.pack import pack as job
+    from datool.jobs.data.pack import PackOptions
+    from datool.jobs.data.pack import pack as job
+    from datool.jobs.data.parallel import num_cores
 
     name, place = find_source(source, _folders(root))
     options = PackOptions(
@@ -158,8 +158,8 @@ def synth(
     quiet: Quiet = False,
 ) -> None:
     """Render scenes with exact depth and camera; picture N depends on seed, N and size alone. A rerun goes on."""
-    from datool.jobs.data_synth import SynthOptions
-    from datool.jobs.data_synth import synth as job
+    from datool.jobs.data.synth import SynthOptions
+    from datool.jobs.data.synth import synth as job
 
     height, cross, width = size.partition("x")
     if not (cross and height.isdecimal() and width.isdecimal()):
@@ -232,8 +232,8 @@ def filter_images(
 
     Measures are kept beside OUT: a killed run goes on, and other limits take seconds.
     """
-    from datool.jobs.data_filter import FilterOptions, Limits
-    from datool.jobs.data_filter import filter_images as job
+    from datool.jobs.data.filter import FilterOptions, Limits
+    from datool.jobs.data.filter import filter_images as job
 
     limits = Limits(min_side, max_aspect, max_blur, max_border, max_text, min_contrast, alike_bits)
     options = FilterOptions(sources, out, rejected, _folders(root), limits, workers)
@@ -269,7 +269,7 @@ def sky(
 ) -> None:
     """Write a mask of the sky for each image, as Depth Anything V1 needs for labels that lack it."""
     from datool.data.sources.table import find_source
-    from datool.jobs.data_sky import SkyOptions, sky_masks
+    from datool.jobs.data.sky import SkyOptions, sky_masks
 
     name, place = find_source(source, _folders(root))
     with Bar(quiet) as bar:
@@ -295,7 +295,7 @@ def get(
     quiet: Quiet = False,
 ) -> None:
     """Fetch a benchmark from the hub, unpack and check it, and print its folder; size and licence are shown first."""
-    from datool.jobs.data_get import get_data
+    from datool.jobs.data.get import get_data
 
     summary = get_data(name, out, lambda line: None if quiet else say("note", line, "yellow"))
     if summary.missing and not quiet:
@@ -329,7 +329,7 @@ def _list(failed: list[tuple[str, str]], num: int, where: str) -> None:
 
 
 def _draw_report(report: SetReport) -> None:
-    from datool.data.checkup import FAULTS
+    from datool.jobs.data.checkup import FAULTS
 
     sizes = ", ".join(f"{size} ({count})" for size, count in report.sizes.items())
     rows = {"set": f"{report.name} ({report.root})", "looked at": f"{report.num_seen} of {report.num_rows}: {sizes}"}

@@ -14,7 +14,7 @@ from datool.cli.options import BatchSize, Device, Json, Precision, Quiet, Roots,
 if TYPE_CHECKING:
     from datool.evaluation.compare import Comparison
     from datool.evaluation.results import BenchResult, EvalSummary, Speed
-    from datool.jobs.evaluate import EvalOptions
+    from datool.jobs.evaluate.evaluate import EvalOptions
 
 # Groups that a table lists; --json and --html have them all.
 LISTED_GROUPS = 40
@@ -146,7 +146,7 @@ def evaluate(
     """
     from datool.depth import Ambiguity, Quantity
     from datool.errors import lookup
-    from datool.jobs.evaluate import EvalOptions
+    from datool.jobs.evaluate.evaluate import EvalOptions
 
     if names and not compare:
         raise typer.BadParameter(f"got {' '.join(names)}; put --compare before several, --model before one.")
@@ -189,7 +189,7 @@ def evaluate(
 
 
 def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
-    from datool.jobs.evaluate import evaluate as job
+    from datool.jobs.evaluate.evaluate import evaluate as job
 
     with Bar(quiet) as bar:
         summary = job(options, bar.update)
@@ -201,7 +201,7 @@ def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[Eval
 
 
 def _compare(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
-    from datool.jobs.evaluate import compare as job
+    from datool.jobs.evaluate.evaluate import compare as job
 
     with Bar(quiet) as bar:
         found = job(options, bar.update)

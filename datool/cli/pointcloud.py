@@ -15,7 +15,7 @@ from datool.cli.options import Device, Json, Model, Out, Overwrite, Quiet, Size
 from datool.errors import lookup
 
 if TYPE_CHECKING:
-    from datool.jobs.pointcloud import CloudSummary
+    from datool.jobs.pointcloud.pointcloud import CloudSummary
 
 
 def pointcloud(
@@ -139,10 +139,10 @@ def pointcloud(
     Depth must be metric or calibrated, and the camera known: nothing is guessed unless asked. A rerun skips what is
     finished.
     """
-    from datool.data.views import Meaning
     from datool.depth import Ambiguity, Quantity
-    from datool.jobs.pointcloud import CloudOptions
-    from datool.jobs.pointcloud import pointcloud as job
+    from datool.jobs.pointcloud.inputs import Meaning
+    from datool.jobs.pointcloud.pointcloud import CloudOptions
+    from datool.jobs.pointcloud.pointcloud import pointcloud as job
 
     names = list(dict.fromkeys(name.strip() for name in format.split(",") if name.strip()))
     options = CloudOptions(

@@ -27,7 +27,7 @@ from datool.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from datool.jobs.predict import PredictSummary
+    from datool.jobs.predict.predict import PredictSummary
 
 
 def predict(
@@ -115,8 +115,8 @@ def predict(
 
     A rerun skips what is finished. What fails is listed, the others are written whole.
     """
-    from datool.jobs.predict import PredictOptions
-    from datool.jobs.predict import predict as job
+    from datool.jobs.predict.predict import PredictOptions
+    from datool.jobs.predict.predict import predict as job
 
     options = PredictOptions(
         inputs=inputs,

@@ -26,8 +26,8 @@ from datool.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from datool.data.label_set import LabelStatus
     from datool.jobs.pseudo_label import LabelSummary
+    from datool.labelling.label_set import LabelStatus
 
 
 def pseudo_label(
@@ -133,9 +133,9 @@ def pseudo_label(
     if not inputs or out is None or model is None:
         missing = "INPUTS" if not inputs else "--out" if out is None else "--model"
         raise typer.BadParameter("labels need inputs, a teacher and a folder; or --status DIR.", param_hint=missing)
-    from datool.estimators.labelling import LabelOptions
     from datool.jobs.pseudo_label import PseudoLabelOptions
     from datool.jobs.pseudo_label import pseudo_label as job
+    from datool.labelling.labeller import LabelOptions
 
     labels = LabelOptions(
         size_px=size,

@@ -152,7 +152,7 @@ def train_command(default: str, about: str) -> Callable[..., None]:
             option = next(name for name, given in changed.items() if given)
             raise typer.BadParameter("a run goes on by its own recipe; --set may change fields.", param_hint=option)
         from datool.jobs.train import TrainOptions, plan, train
-        from datool.training.feed import Places
+        from datool.training.dataloading import Places
         from datool.training.recipes import override, read_recipe
 
         roots_given = {name: Path(root) for name, root in pairs(roots, "--root", "NAME=DIR").items()}
@@ -268,6 +268,8 @@ def _draw_plan(plan: Plan, as_json: bool) -> None:
     rows = {
         f"samples of {name}": f"{count:,}" if isinstance(count, int) else count for name, count in plan.samples.items()
     }
+    if plan.missing:
+        rows["data"] = plan.missing
     rows["steps"] = "unknown: they depend on the samples" if plan.steps is None else f"{plan.steps:,}"
     if plan.budget is not None:
         budget = plan.budget
@@ -276,8 +278,9 @@ def _draw_plan(plan: Plan, as_json: bool) -> None:
             f"about {budget.memory_bytes / 2**30:.1f} GiB on each of {plan.world}: {budget.state_bytes / 2**30:.1f} of "
             f"weights and optimizer, {budget.activation_bytes / 2**30:.1f} of activations"
         )
+        hours = f"{budget.hours:,.0f}" if budget.hours >= 100 else f"{budget.hours:.3g}"
         rows["time"] = (
-            f"about {budget.hours:.3g} hours, if steps reach {budget.utilisation:.0%} of the {budget.rate / 1e12:.3g} "
+            f"about {hours} hours, if steps reach {budget.utilisation:.0%} of the {budget.rate / 1e12:.3g} "
             "TFLOP/s that a matrix product reaches here, and reading keeps up"
         )
     draw_rows(rows)

@@ -53,9 +53,9 @@ class Batch:
     """Tensors of one training step, on the training device.
 
     Args:
-        image: (B, 3, H, W) float32 RGB in [0, 1], not normalised; perturbed where its group says so.
+        image: (B, 3, H, W) float32 RGB in [0, 1], not normalised; augmented where its group says so.
         clean: (B, 3, H, W) the same pictures, mixed as ``image`` is, before colour and blur; the same tensor as
-            ``image`` where nothing was perturbed.
+            ``image`` where nothing was augmented.
         target: (B, H, W) float32 in the model's quantity, 0 where unknown.
         valid: (B, H, W) bool, where the target is known.
         region: (B, H, W) bool, False where the picture is that of the sample's CutMix partner; all True without one.
@@ -76,7 +76,7 @@ class Batch:
         """Return a batch of unmixed samples with true labels, called 0, 1, 2, ...
 
         Args:
-            image, target, valid, clean: as for `Batch`; without ``clean`` nothing was perturbed.
+            image, target, valid, clean: as for `Batch`; without ``clean`` nothing was augmented.
         """
         ids = tuple(map(str, range(len(image))))
         region, pseudo = valid.new_ones(valid.shape), valid.new_zeros(len(valid))

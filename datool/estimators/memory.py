@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from datool.estimators.lean import LeanNet
+from datool.engines.gpu_net import GpuNet
 from datool.models.depth_anything import build_model
 
 
@@ -40,15 +40,15 @@ def needed_memory(model: str, batch_size: int, size: tuple[int, int], precision:
     """Return what a model needs on a GPU; takes a second or two and no memory.
 
     Args:
-        model: a row of `datool.models.rows.MODELS`.
+        model: a row of `datool.models.specs.MODELS`.
         batch_size: photos a forward.
         size: (height, width) of the network's input.
-        precision: as for `LeanNet`.
+        precision: as for `GpuNet`.
     Raises:
         DatoolError: no such model.
     """
     with torch.device("meta"):
-        net = LeanNet(build_model(model), precision, "meta")
+        net = GpuNet(build_model(model), precision, "meta")
     with FakeTensorMode(allow_non_fake_inputs=True), torch.inference_mode():  # tensors that know their sizes only
         net.to_empty(device="cpu")
         image = torch.empty(batch_size, *size, 3).permute(0, 3, 1, 2)

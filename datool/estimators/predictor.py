@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 import torch
@@ -18,27 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datool.depth import DepthMap
+from datool.engines.base import Engine, TorchEngine
 from datool.errors import DatoolError
 from datool.estimators.device_input import resize_normalised
-from datool.estimators.engines import PRECISIONS, Engine, TorchEngine, choose_device, choose_precision
 from datool.estimators.preprocess import MAX_ASPECT, network_size, to_input
 from datool.estimators.transfers import Transfers
 from datool.files import read_image
 from datool.models.depth_anything import DepthAnything
-from datool.models.weights import LoadedModel, choose_auto
-
-if TYPE_CHECKING:
-    from datool.estimators.runtimes import Exported
-
-__all__ = [
-    "PRECISIONS",
-    "Prediction",
-    "Predictor",
-    "choose_device",
-    "choose_precision",
-    "load",
-    "num_workers",
-]
+from datool.models.weights import LoadedModel
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -326,44 +312,15 @@ class Predictor:
         return DatoolError(f"the model gave infinite or undefined values in {self.precision}.", "Use --precision fp32.")
 
     def _no_room(self, error: RuntimeError) -> DatoolError:
-        told = DatoolError(f"not enough memory on {self.device} to prepare it.", "Lower --batch-size.")
-        told.__cause__ = MemoryError(str(error))  # the machine's fault, not the photo's
-        return told
+        failure = DatoolError(f"not enough memory on {self.device} to prepare it.", "Lower --batch-size.")
+        failure.__cause__ = MemoryError(str(error))  # the machine's fault, not the photo's
+        return failure
 
     def _too_large(self, size: Size) -> DatoolError:
         return DatoolError(
             f"not enough memory on {self.device} for a network input of {size[1]}x{size[0]}.",
             "Lower --size, or use another --device.",
         )
-
-
-def load(
-    model: str | Path = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    size_px: int | None = None,
-    batch_size: int | str = "auto",
-) -> Predictor:
-    """Return a predictor: ``datool.load("tiny").predict("photo.jpg")``.
-
-    Args:
-        model: a name, file or folder as for `datool.models.weights.load`, or a file of `datool export`; ``auto`` is
-            Depth Anything V2 Small if it is cached or can be fetched, else, with a warning, the bundled ``tiny``.
-        device, precision, size_px, batch_size: as for `Predictor`.
-    Raises:
-        DatoolError: the model cannot be had, or an option does not fit.
-    """
-    from datool.estimators.choice import choose, open_model  # which know predictors
-
-    loaded: LoadedModel | Exported
-    if model == "auto":
-        loaded, reason = choose_auto(None, fallback=True)
-        if reason:
-            warnings.warn(reason, stacklevel=2)
-    else:
-        loaded = open_model(model)
-    engine, _ = choose(loaded, None, device, precision)
-    return Predictor(engine, size_px=size_px, batch_size=batch_size)
 
 
 def num_workers() -> int:

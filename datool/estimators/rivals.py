@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from datool.depth import Ambiguity, DepthMap, Quantity
+from datool.engines.base import PRECISIONS, choose_device, choose_precision
 from datool.errors import DatoolError
-from datool.estimators.predictor import PRECISIONS, Item, Prediction, choose_device, choose_precision
+from datool.estimators.predictor import Item, Prediction
 
 Meaning = tuple[Quantity, Ambiguity]
 RELATIVE = (Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT)

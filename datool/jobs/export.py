@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datool.estimators.predictor import Predictor
 
 OPSET = 20
-# The largest error that is no mistake, of `datool.estimators.choice.error_of`.
+# The largest error that is no mistake, of `datool.estimators.load.error_of`.
 LIMITS = {"fp32": 1e-4, "bf16": 1e-2, "int8": 3e-2}
 # Pictures of a folder that int8 is calibrated on, evenly taken from it.
 CALIBRATION = 48
@@ -30,14 +30,14 @@ class ExportOptions:
     Args:
         model: name, file or folder of weights.
         out: a file with the format's suffix, or a folder.
-        format: row of `datool.estimators.exporting.FORMATS`.
+        format: row of `datool.engines.export.FORMATS`.
         precision: fp32, bf16 or int8, as the format has it.
         opset: of ONNX.
         size_px: short side of the pictures that it is checked and calibrated on; None takes the model's.
         check: the picture to check on; None = a rendered one.
         calibrate: file or folder of photos, for int8.
         tolerance: the largest error; None takes LIMITS.
-        encoder: write the encoder alone, as `datool.estimators.backbone` says; the options above do not matter then.
+        encoder: write the encoder alone, as `datool.models.backbone` says; the options above do not matter then.
         overwrite: replace files that are there.
     """
 
@@ -95,10 +95,10 @@ def export(options: ExportOptions, say: Callable[[str], None] = lambda _: None) 
         DatoolError: no such model, format or picture; a file in the way; a missing library; or too large an error.
     """
     started = time.monotonic()
-    from datool.estimators import runtimes
-    from datool.estimators.choice import error_of
-    from datool.estimators.exporting import FORMATS, staged
-    from datool.estimators.exporting import export as write
+    from datool.engines import exported
+    from datool.engines.export import FORMATS, staged
+    from datool.engines.export import export as write
+    from datool.estimators.load import error_of
     from datool.estimators.predictor import Predictor
     from datool.models.weights import load
 
@@ -117,7 +117,7 @@ def export(options: ExportOptions, say: Callable[[str], None] = lambda _: None) 
         entry = write(
             loaded, draft, options.format, options.precision, options.opset, _calibration(options.calibrate, exact)
         )
-        near = Predictor(runtimes.engine(runtimes.read(draft)), size_px=options.size_px, at_network_size=True)
+        near = Predictor(exported.engine(exported.read(draft)), size_px=options.size_px, at_network_size=True)
         shapes = (picture, np.ascontiguousarray(picture.transpose(1, 0, 2)))
         error = max(error_of(near.predict(image).values, exact.predict(image).values) for image in shapes)
         if not error <= limit:
@@ -146,7 +146,7 @@ def export(options: ExportOptions, say: Callable[[str], None] = lambda _: None) 
 
 
 def _export_encoder(options: ExportOptions, started: float) -> ExportSummary:
-    from datool.estimators.backbone import FILES, write_backbone
+    from datool.models.backbone import FILES, write_backbone
     from datool.models.weights import load
 
     loaded = load(options.model)
@@ -190,7 +190,7 @@ def _picture(given: Path | None) -> tuple[np.ndarray, str]:
     """Return the picture to check on and what to call it."""
     if given is not None:
         return read_image(given), str(given)
-    from datool.data.synthetic import render
+    from datool.render import render
 
     return render(0, range(1), 480, 640).image_b3hw[0].permute(1, 2, 0).numpy(), "a rendered picture"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datool.models import hub
-from datool.models.rows import MODELS, ModelRow
+from datool.models.specs import MODELS, ModelSpec
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One row of `list_models`.
+    """One spec of `list_models`.
 
     Args:
         name: what ``--model`` takes.
@@ -33,7 +33,7 @@ class ModelInfo:
 
 def list_models() -> list[ModelInfo]:
     """Return every model that datool knows by name, in the table's order. Touches no network."""
-    return [_info(name, row) for name, row in MODELS.items()]
+    return [_info(name, spec) for name, spec in MODELS.items()]
 
 
 def get_model(name: str, progress: Callable[[str], None]) -> Path:
@@ -48,8 +48,8 @@ def get_model(name: str, progress: Callable[[str], None]) -> Path:
     return hub.fetch(hub.resolve(name) or name, progress)
 
 
-def _info(name: str, row: ModelRow) -> ModelInfo:
-    gives = row.quantity.value if row.max_depth_m is None else f"metres, to {row.max_depth_m:g}"
+def _info(name: str, spec: ModelSpec) -> ModelInfo:
+    gives = spec.quantity.value if spec.max_depth_m is None else f"metres, to {spec.max_depth_m:g}"
     short = hub.short_name(name)
     entry = hub.PUBLISHED.get(name)
     if entry is None:

@@ -31,16 +31,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datool.data.claims import Claims
-from datool.data.label_set import FORMATS, LabelSet, LabelStatus, begin
 from datool.data.shards import Failed
-from datool.data.units import can_refer, find_inputs, has_own_files
 from datool.errors import DatoolError, lookup
+from datool.labelling.label_set import FORMATS, LabelSet, LabelStatus, begin
+from datool.labelling.leases import Leases
+from datool.labelling.shard_plan import can_refer, find_inputs, has_own_files
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
-    from datool.estimators.label_worker import LabelJob, LabelWorker
-    from datool.estimators.labelling import LabelOptions
+    from datool.labelling.labeller import LabelOptions
+    from datool.labelling.worker import LabelJob, LabelWorker
 
 Report = Callable[[LabelStatus], None]
 
@@ -57,7 +57,7 @@ class PseudoLabelOptions:
     """What to label, with what, and where to.
 
     Args:
-        inputs: as `datool.data.units.find_inputs` takes them.
+        inputs: as `datool.labelling.shard_plan.find_inputs` takes them.
         out: folder of the labels; any number of workers may share it.
         model: name, file or folder; never ``auto``.
         labels: how they are made; None = the defaults.
@@ -154,8 +154,8 @@ def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> LabelJo
         raise DatoolError(f"{options.rows_per_shard} rows per shard, expected at least 1.")
     out = options.out.absolute()
     inputs = find_inputs(options.inputs, options.roots, out)
-    from datool.estimators.label_worker import LabelJob
-    from datool.estimators.labelling import LabelOptions
+    from datool.labelling.labeller import LabelOptions
+    from datool.labelling.worker import LabelJob
 
     labels = options.labels or LabelOptions()
     able = can_refer if options.format == "shards" else has_own_files
@@ -172,14 +172,14 @@ def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> LabelJo
 def _run_local(job: LabelJob, options: PseudoLabelOptions, progress: Report, say: Callable[[str], None]) -> None:
     import torch
 
-    from datool.estimators.label_worker import work
-    from datool.estimators.predictor import choose_device
-    from datool.training.distributed import joined
+    from datool.engines.base import choose_device
+    from datool.labelling.worker import work
+    from datool.training.distributed import process_group
 
     device = choose_device(job.device)
     share = options.worker or (0, 1)
     num_gpus = torch.cuda.device_count() if device.type == "cuda" and device.index is None else 1
-    with joined(device) as ranks:
+    with process_group(device) as ranks:
         if ranks.world > 1:
             if options.worker or options.workers > 1:
                 raise DatoolError("torchrun already starts the workers.", "Leave --worker and --workers out.")
@@ -241,7 +241,7 @@ def _run_processes(job: LabelJob, share: tuple[int, int], workers: int, num_gpus
 
 
 def _child(job: LabelJob, share: tuple[int, int], stop: Any, errors: Any) -> None:
-    from datool.estimators.label_worker import Stopped, work
+    from datool.labelling.worker import Stopped, work
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started it, which says stop
     try:
@@ -259,7 +259,7 @@ def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
         raise DatoolError(
             "--engine ray needs an optional library.", "Install it: pip install 'datool[ray]'."
         ) from error
-    from datool.estimators.label_worker import told
+    from datool.labelling.worker import report_status
 
     ray.init(ignore_reinit_error=True, log_to_driver=False)
     resources = ray.cluster_resources()
@@ -278,7 +278,7 @@ def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
                 break
             ended, running = ray.wait(running, timeout=POLL_S)
             ray.get(ended)
-            told(labels, progress, job)
+            report_status(labels, progress, job)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
         if isinstance(cause, DatoolError):
@@ -297,14 +297,14 @@ def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
 def _ray_unit(job: LabelJob, number: int) -> None:
     worker = _ray_worker(job)
     if not worker.set.is_done(number):
-        with Claims(job.out) as claims:
-            claims.take(number, anyhow=True)  # Ray gives a unit to one; what claims it is a task that died
-            worker.label(number, claims)
+        with Leases(job.out) as leases:
+            leases.take(number, anyhow=True)  # Ray gives a unit to one; what leases it is a task that died
+            worker.label(number, leases)
 
 
 @lru_cache(maxsize=1)
 def _ray_worker(job: LabelJob) -> LabelWorker:
     """Return the worker of this process, whose model is loaded once."""
-    from datool.estimators.label_worker import LabelWorker
+    from datool.labelling.worker import LabelWorker
 
     return LabelWorker(job)

@@ -12,20 +12,31 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datool.data.sets import OpenSet, open_set
+from datool.data.batches.datasets import OpenSet, open_set
+from datool.data.batches.stored import GroupSpec
 from datool.depth import Ambiguity, DepthMap
+from datool.engines.base import choose_device
 from datool.errors import DatoolError
-from datool.estimators.predictor import Predictor, choose_device
+from datool.estimators.predictor import Predictor
 from datool.files import held, write_bytes
 from datool.models.depth_anything import DepthAnything
 from datool.training.budget import Budget, make_budget
-from datool.training.distributed import Ranks, joined
-from datool.training.feed import Places, count_samples, count_steps, groups_of, input_sizes, make_feed, own_set
-from datool.training.logs import Line
+from datool.training.dataloading import (
+    MissingDataError,
+    Places,
+    count_samples,
+    count_steps,
+    groups_of,
+    input_sizes,
+    make_batches,
+    own_set,
+)
+from datool.training.distributed import Ranks, process_group
+from datool.training.init_weights import frozen_encoder, init_model
 from datool.training.loop import FIXED, Validate, checkpointed, run
 from datool.training.objectives import make_objective
 from datool.training.recipes import Recipe, override, read_recipe, write_recipe
-from datool.training.start import frozen_encoder, start_model
+from datool.training.run_log import Line
 from datool.training.trainer import Objective, Trainer
 from datool.training.validation import RenderedHoldout, Scores, mean_scores
 
@@ -44,7 +55,7 @@ class TrainOptions:
         places: where the data are; a resumed run has its own, and takes what is given here in their place.
         resume: go on with the run in ``out``, by its own recipe.
         settings: fields of the recipe as ``key=value``, for a resumed run.
-        device: as for `datool.estimators.predictor.choose_device`; under torchrun each process has its own GPU.
+        device: as for `datool.engines.base.choose_device`; under torchrun each process has its own GPU.
         num_workers: processes that read samples, for each rank; None = by the cores.
     """
 
@@ -85,6 +96,7 @@ class Plan:
         steps: of the whole run; None if they depend on samples that cannot be counted.
         world: ranks.
         budget: the cost of so many steps; None without them.
+        missing: which data have still to be named before it can train, and how; empty if none.
     """
 
     recipe: Recipe
@@ -92,6 +104,7 @@ class Plan:
     steps: int | None
     world: int
     budget: Budget | None
+    missing: str = ""
 
 
 def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None] | None = None) -> TrainSummary:
@@ -117,10 +130,10 @@ def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None
         raise DatoolError(f"{options.out} holds a run already.", "Resume it with --resume, or choose another --out.")
     recipe.check()
     with ExitStack() as stack:
-        ranks = stack.enter_context(joined(choose_device(options.device), group=recipe.shard))
+        ranks = stack.enter_context(process_group(choose_device(options.device), group=recipe.shard))
         tell = progress if progress and ranks.first else _silent
         places = _places(options)
-        feed = ranks.together(lambda: make_feed(recipe, places, ranks, options.num_workers))
+        feed = ranks.together(lambda: make_batches(recipe, places, ranks, options.num_workers))
         if options.resume:
             _check_samples(options.out, feed.num_samples)
         steps = count_steps(recipe, feed.num_samples[-1])
@@ -128,7 +141,7 @@ def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None
         # A checkpoint has all weights: those to begin from may be gone by then.
         begun = options.resume and checkpointed(options.out)
         begin = replace(recipe, init="", init_head=False) if begun else recipe
-        trainer = Trainer(recipe, steps, lambda: start_model(begin, _said(tell)), objective, feed, ranks)
+        trainer = Trainer(recipe, steps, lambda: init_model(begin, _said(tell)), objective, feed, ranks)
         validate = ranks.together(lambda: _validation(recipe, places, trainer))
         if ranks.first:
             stack.enter_context(held(options.out))
@@ -143,19 +156,27 @@ def plan(recipe: Recipe, options: TrainOptions) -> Plan:
     """Return what `train` would do and cost; nothing is written, fetched or trained.
 
     Raises:
-        DatoolError: the recipe contradicts itself, or data are not named.
+        DatoolError: the recipe contradicts itself, or data that were named are not there.
     """
     recipe.check()
-    groups = groups_of(recipe, options.places)
+    groups: tuple[GroupSpec, ...] = ()
+    missing = ""
+    try:
+        groups = groups_of(recipe, options.places)
+    except MissingDataError as error:
+        missing = f"{error.problem} {error.hint}"
     counts = [count_samples(group) for group in groups]
     samples = {name: count for each in counts for name, count in each.items()}
     last = list(counts[-1].values()) if counts else [0]
     known = [count for count in last if isinstance(count, int)]
-    steps = None if recipe.epochs and len(known) < len(last) else count_steps(recipe, sum(known))
-    size = input_sizes(recipe, groups)[-1]
-    with joined(choose_device(options.device)) as ranks:
+    counted = len(known) == len(last) and not missing
+    steps = count_steps(recipe, sum(known)) if counted or not recipe.epochs else None
+    size = input_sizes(recipe, bool(groups or missing))[-1]
+    with process_group(choose_device(options.device)) as ranks:
         budget = None if steps is None else make_budget(recipe, steps, size, ranks.device, ranks.world)
-        return Plan(recipe, samples or {"rendered scenes": recipe.num_scenes}, steps, ranks.world, budget)
+        if not groups and not missing:
+            samples = {"rendered scenes": recipe.num_scenes}
+        return Plan(recipe, samples, steps, ranks.world, budget, missing)
 
 
 def _resumed(options: TrainOptions) -> Recipe:
@@ -208,7 +229,7 @@ def _objective(recipe: Recipe, ranks: Ranks, tell: Tell) -> Objective:
     frozen = frozen.to(ranks.device).to(memory_format=torch.channels_last)
     if recipe.compile:
         frozen.compile()
-    return make_objective(recipe, frozen, frozen.row.num_blocks - 1)
+    return make_objective(recipe, frozen, frozen.spec.num_blocks - 1)
 
 
 def _validation(recipe: Recipe, places: Places, trainer: Trainer) -> Validate | None:
@@ -218,10 +239,10 @@ def _validation(recipe: Recipe, places: Places, trainer: Trainer) -> Validate | 
     if places.validation is not None:
         found = open_set(own_set(places.validation))
         _check_truth(found, trainer)
-        return lambda model: mean_scores(_pairs(model, found, recipe, trainer.ranks.device), model.row)
+        return lambda model: mean_scores(_pairs(model, found, recipe, trainer.ranks.device), model.spec)
     if recipe.num_validation:
         scenes = RenderedHoldout(recipe, trainer.ranks.device)
-        return lambda model: scenes(model.row, lambda image: trainer.predict(image, model))
+        return lambda model: scenes(model.spec, lambda image: trainer.predict(image, model))
     return None
 
 
@@ -231,7 +252,7 @@ def _check_truth(found: OpenSet, trainer: Trainer) -> None:
     sample = found.read(shard, 0)
     if sample.depth is None:
         raise DatoolError(f"sample {sample.id} of the validation set has no truth.", "Give another --validation.")
-    if trainer.model.row.max_depth_m is not None and sample.depth.ambiguity is not Ambiguity.NONE:
+    if trainer.model.spec.max_depth_m is not None and sample.depth.ambiguity is not Ambiguity.NONE:
         known = sample.depth.ambiguity.value.replace("-", " ")
         raise DatoolError(
             f"sample {sample.id} of the validation set is known up to {known}; the model predicts metres.",

@@ -8,24 +8,29 @@ from typing import Literal, overload
 from torch import Tensor, nn
 
 from datool.errors import lookup
-from datool.models.dpt import DPTHead
+from datool.models.dpt import DPTHead, FusionHead
 from datool.models.encoders import build_encoder
-from datool.models.rows import MODELS, ModelRow
+from datool.models.specs import MODELS, ModelSpec
 
 
 class DepthAnything(nn.Module):
-    """A ViT encoder and a DPT head.
+    """An encoder and a DPT head; of a convolutional encoder, whose maps have four sizes already, the head's fusion.
 
     Args:
-        row: what to build. Weights are random; `datool.models.weights` fills them.
+        spec: what to build. Weights are random; `datool.models.weights` fills them.
     """
 
-    def __init__(self, row: ModelRow) -> None:
+    def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
-        self.row = row
-        self.encoder = build_encoder(row.encoder)
-        last = nn.ReLU() if row.max_depth_m is None else nn.Sigmoid()
-        self.head = DPTHead(self.encoder.row.width, row.channels, row.features, last)
+        self.spec = spec
+        self.encoder = build_encoder(spec.encoder)
+        last = nn.ReLU() if spec.max_depth_m is None else nn.Sigmoid()
+        encoder = self.encoder.spec
+        self.head = (
+            FusionHead(encoder.pyramid, spec.features, last)
+            if encoder.pyramid
+            else DPTHead(encoder.width, spec.channels, spec.features, last)
+        )
         # What aligned training may put between the student's tokens and a frozen encoder's; part of no weight file.
         self.project: nn.Module = nn.Identity()
 
@@ -44,17 +49,17 @@ class DepthAnything(nn.Module):
         Returns:
             (B, H, W): disparity >= 0 up to scale and shift, or metres; with ``features`` also (B, C, h, w).
         """
-        tokens: Sequence[Tensor] = self.encoder(image_b3hw, self.row.taps)
+        tokens: Sequence[Tensor] = self.encoder(image_b3hw, self.spec.taps)
         prediction = self.head(tokens, image_b3hw.shape[-2:])
-        if self.row.max_depth_m is not None:
-            prediction = prediction * self.row.max_depth_m
+        if self.spec.max_depth_m is not None:
+            prediction = prediction * self.spec.max_depth_m
         return (prediction, self.project(tokens[-1])) if features else prediction
 
 
 def build_model(name: str) -> DepthAnything:
-    """Return the model of that row with random weights.
+    """Return the model of that name with random weights.
 
     Raises:
-        DatoolError: no such row.
+        DatoolError: no such model.
     """
     return DepthAnything(lookup(MODELS, name, "model"))

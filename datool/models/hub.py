@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datool.errors import DatoolError, lookup
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0"

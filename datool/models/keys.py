@@ -6,7 +6,7 @@ Everything here is text and tables; reading files is `datool.models.weights`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from datool.errors import DatoolError
-from datool.models.rows import MODELS
+from datool.models.specs import MODELS
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class Layout:
 
 
 OURS = Layout("datool", "encoder.vit.cls_token", "encoder.", ((r"((?:encoder|head)\..*)", r"\1"),))
+
+# Of a convolutional encoder every row has another first key, so the head's is the mark; `project` belongs to training.
+OURS_PYRAMID = Layout("datool", "head.adapts.0.weight", "encoder.", OURS.renames)
 
 # facebookresearch/dinov2 and DepthAnything/Depth-Anything-V2 ``depth_anything_v2/dpt.py``; V1 has the same names.
 OFFICIAL = Layout(
@@ -119,7 +122,7 @@ def recognise(state: Mapping[str, Tensor], source: str) -> tuple[Layout, dict[st
             "(metric bins), which datool does not contain.",
             "Take a V2 metric model, for example --model v2-metric-indoor-large.",
         )
-    for layout in (OURS, OFFICIAL, TRANSFORMERS):
+    for layout in (OURS, OURS_PYRAMID, OFFICIAL, TRANSFORMERS):
         if layout.marker in state:
             return layout, dict(state)
         if layout.marker.removeprefix(layout.encoder_prefix) in state:
@@ -129,6 +132,44 @@ def recognise(state: Mapping[str, Tensor], source: str) -> tuple[Layout, dict[st
         f"cannot load {source}: its tensors are not those of a Depth Anything model (first of {len(state)}: {some}).",
         "Expected a published .pth, a -hf model, a DINOv2 encoder or a checkpoint of datool.",
     )
+
+
+# What a classifier has behind its maps; no depth model needs it.
+_CLASSIFIER = r"(?:conv_head|bn2|classifier|fc|head|norm|head_norm)\..*|.*\.num_batches_tracked"
+
+
+def pyramid_names(state: Mapping[str, Tensor], stages: Sequence[int]) -> dict[str, Tensor]:
+    """Return the tensors of a convolutional encoder under timm's names, without those of a classifier.
+
+    Args:
+        state: of a datool checkpoint, of timm, or of the EfficientNets of ``efficientnet_pytorch``, whose blocks are
+            counted through: a block with an expansion has three convolutions and norms, one without has two.
+        stages: blocks of each of the encoder's stages; needed for the last of these alone.
+    """
+    own = {key.removeprefix("encoder.net."): value for key, value in state.items() if key.startswith("encoder.net.")}
+    named = own or (_of_efficientnet_pytorch(state, stages) if "_conv_stem.weight" in state else state)
+    return {key: tensor for key, tensor in named.items() if own or not re.fullmatch(_CLASSIFIER, key)}
+
+
+def _of_efficientnet_pytorch(state: Mapping[str, Tensor], stages: Sequence[int]) -> dict[str, Tensor]:
+    places = [f"blocks.{stage}.{block}" for stage, count in enumerate(stages) for block in range(count)]
+    whole = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    bare = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    expanded = {
+        **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+        **{"_project_conv": "conv_pwl", "_bn2": "bn3"},
+    }
+    found = {}
+    for key, tensor in state.items():
+        if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", key):
+            number, part, leaf = int(match[1]), match[2], match[3]
+            parts = expanded if f"_blocks.{number}._expand_conv.weight" in state else bare
+            place = places[number] if number < len(places) else f"blocks.{number}"
+            found[f"{place}.{parts.get(part, part)}.{leaf}"] = tensor
+        else:
+            part, _, leaf = key.partition(".")
+            found[f"{whole.get(part, part)}.{leaf}"] = tensor
+    return found
 
 
 def translate(state: Mapping[str, Tensor], layout: Layout) -> tuple[dict[str, Tensor], list[str]]:
@@ -165,7 +206,7 @@ _SCENES = {"indoor": "indoor", "hypersim": "indoor", "outdoor": "outdoor", "vkit
 _NEUTRAL = {"hf", "fp16", "fp32", "copy"}
 
 
-def rows_named(name: str) -> list[str]:
+def models_named(name: str) -> list[str]:
     """Return the model rows that a file or hub name stands for: several if it leaves the size open, none if unclear.
 
     ``depth_anything_v2_metric_hypersim_vits``, ``Depth-Anything-V2-Small-hf`` and ``depth_anything_vitl14`` are clear.
@@ -189,7 +230,7 @@ def rows_named(name: str) -> list[str]:
     return [name for name in named if name in MODELS]
 
 
-def row_of_config(config: Mapping[str, Any], source: str) -> str:
+def model_of_config(config: Mapping[str, Any], source: str) -> str:
     """Return the model row that a transformers ``config.json`` describes.
 
     Raises:
@@ -208,8 +249,9 @@ def row_of_config(config: Mapping[str, Any], source: str) -> str:
     except (TypeError, ValueError) as error:
         raise DatoolError(f"cannot load {source}: config.json has out_indices {indices!r}, not numbers.") from error
     features = config.get("fusion_hidden_size", 64)
-    for name, row in MODELS.items():
-        if (row.taps, row.max_depth_m, row.features) == (taps, ceiling, features) and row.encoder.startswith("dinov2"):
+    for name, spec in MODELS.items():
+        same = (spec.taps, spec.max_depth_m, spec.features) == (taps, ceiling, features)
+        if same and spec.encoder.startswith("dinov2"):
             return name
     raise DatoolError(
         f"cannot load {source}: no model row has taps {taps}, fusion width {features} and maximum depth {ceiling} m, "

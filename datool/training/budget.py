@@ -63,8 +63,8 @@ def make_budget(recipe: Recipe, steps: int, size: tuple[int, int], device: torch
     dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
     with torch.device("meta"):
         model = build_model(recipe.model)
-        frozen = build_encoder(recipe.align_encoder or model.row.encoder) if recipe.align_weight else None
-    model.encoder.vit.set_grad_checkpointing(recipe.checkpointing)
+        frozen = build_encoder(recipe.align_encoder or model.spec.encoder) if recipe.align_weight else None
+    model.encoder.set_checkpointing(recipe.checkpointing)
     with FakeTensorMode(allow_non_fake_inputs=True), FlopCounterMode(display=False) as counter:
         model.to_empty(device="cpu")
         image = torch.empty(at_once, 3, *size)
@@ -74,7 +74,7 @@ def make_budget(recipe: Recipe, steps: int, size: tuple[int, int], device: torch
         prediction.float().sum().backward()
         if frozen is not None:
             with torch.no_grad():
-                frozen.to_empty(device="cpu")(image, [frozen.row.num_blocks - 1])
+                frozen.to_empty(device="cpu")(image, [frozen.spec.num_blocks - 1])
     numbers = sum(parameter.numel() for parameter in model.parameters())
     copies = 4 + bool(recipe.ema)  # weights, gradients, two moments, average
     split = world if recipe.shard else 1

@@ -93,8 +93,8 @@ class Ranks:
         failed = torch.tensor(int(failure is not None))
         dist.all_reduce(failed)  # an object is gathered only when there is one to tell: this is each step's cost
         if failed:
-            told = self.gather(None if failure is None else (failure.problem, failure.hint))
-            rank, (problem, hint) = next((rank, text) for rank, text in enumerate(told) if text is not None)
+            errors = self.gather(None if failure is None else (failure.problem, failure.hint))
+            rank, (problem, hint) = next((rank, text) for rank, text in enumerate(errors) if text is not None)
             raise DatoolError(f"rank {rank} of {self.world}: {problem}", hint) from failure
         return result
 
@@ -104,7 +104,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: torch.device, group: bool = False) -> Iterator[Ranks]:
+def process_group(device: torch.device, group: bool = False) -> Iterator[Ranks]:
     """Be one of the processes that ``torchrun`` started, or the only one.
 
     Args:
@@ -173,12 +173,12 @@ def without_sync(model: nn.Module, skip: bool) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def whole(value: Tensor) -> Tensor:
+def full_tensor(value: Tensor) -> Tensor:
     """Return a tensor that may be spread over ranks as one that each holds; all ranks must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def whole_state(model: nn.Module) -> dict[str, Any]:
+def full_state(model: nn.Module) -> dict[str, Any]:
     """Return the weights of a sharded model on the CPU; filled on rank 0 only. All ranks must ask."""
     return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 

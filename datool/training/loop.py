@@ -21,9 +21,9 @@ from datool.errors import DatoolError
 from datool.models.depth_anything import DepthAnything
 from datool.models.weights import save
 from datool.training.checkpoint import Checkpoints, written
-from datool.training.logs import Diary, Line
 from datool.training.recipe import Recipe
-from datool.training.trainer import Taken, Trainer, opened
+from datool.training.run_log import Line, RunLog
+from datool.training.trainer import StepResult, Trainer, opened
 from datool.training.validation import Scores, better
 from datool.training.watch import SPANS, Watch
 
@@ -86,12 +86,12 @@ def run(
         if stored:
             _check_same(stored["recipe"], _stored(recipe))
             at.take_up(stored)
-    diary = Diary(out if ranks.first else None, at.step, progress)
-    with diary, opened(trainer.data, at.step) as batches:
+    log = RunLog(out if ranks.first else None, at.step, progress)
+    with log, opened(trainer.data, at.step) as batches:
         while at.step < trainer.steps:
-            _steps(trainer, at, batches, diary)
+            _steps(trainer, at, batches, log)
             if at.step % recipe.validate_every == 0 or at.step == trainer.steps:
-                _keep(trainer, at, out, diary, validate)
+                _keep(trainer, at, out, log, validate)
                 meta = {**at.to_json(), "recipe": _stored(recipe)}
                 checkpoints.save(at.step, trainer.models, trainer.optimizer, meta, recipe.shard)
     return Outcome(out / (BEST if at.best else LAST), at.step, at.best)
@@ -136,7 +136,7 @@ def _check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
         )
 
 
-def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], diary: Diary) -> None:
+def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], log: RunLog) -> None:
     """Take steps up to the next line of the log or the next validation, and write what happened."""
     recipe = trainer.recipe
     until = min(*(at.step // n * n + n for n in (recipe.log_every, recipe.validate_every)), trainer.steps)
@@ -144,24 +144,24 @@ def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], diary: Dia
     sums: dict[str, float] = {}
     correlations: list[float] = []
     while at.step < until:
-        taken = trainer.take(at.step, batches)
+        result = trainer.take(at.step, batches)
         at.step += 1
-        _notice(trainer, at, taken, diary)
-        _check_correlation(trainer, at, taken, diary)
-        for name, value in taken.losses.items():
+        _notice(trainer, at, result, log)
+        _check_correlation(trainer, at, result, log)
+        for name, value in result.losses.items():
             sums[name] = sums.get(name, 0.0) + value
-        if not math.isnan(taken.correlation):
-            correlations.append(taken.correlation)
+        if not math.isnan(result.correlation):
+            correlations.append(result.correlation)
     _check_known(at)
     rate = count * trainer.recipe.batch_size / (time.monotonic() - started)
-    _tell_skipped(trainer, at, diary)
+    _tell_skipped(trainer, at, log)
     means = {name: total / count for name, total in sums.items()}
     if correlations:
         means["correlation"] = fmean(correlations)
-    diary.write({"step": at.step, **means, "lr": taken.lr, "images_per_s": round(rate, 1)})
+    log.write({"step": at.step, **means, "lr": result.lr, "images_per_s": round(rate, 1)})
 
 
-def _tell_skipped(trainer: Trainer, at: _Position, diary: Diary) -> None:
+def _tell_skipped(trainer: Trainer, at: _Position, log: RunLog) -> None:
     """Write which samples others were taken for since the last time, on all ranks, and why."""
     if not trainer.recipe.skip_broken:
         return
@@ -169,37 +169,37 @@ def _tell_skipped(trainer: Trainer, at: _Position, diary: Diary) -> None:
     found = {id: reason for part in trainer.ranks.gather(dict(skipped)) for id, reason in part.items()}
     skipped.clear()
     if found:
-        diary.write({"step": at.step, "event": "skipped", "ids": list(found), "reasons": list(found.values())})
+        log.write({"step": at.step, "event": "skipped", "ids": list(found), "reasons": list(found.values())})
 
 
-def _notice(trainer: Trainer, at: _Position, taken: Taken, diary: Diary) -> None:
+def _notice(trainer: Trainer, at: _Position, result: StepResult, log: RunLog) -> None:
     """Write a line of its own about a step that was not like the others, with the samples of all ranks."""
-    loss = taken.losses["loss"]
+    loss = result.losses["loss"]
     usual = median(at.recent or [loss])
     spikes = len(at.recent) >= MIN_RECENT and loss > SPIKE * usual
     at.recent.append(loss)
-    for event, happened in (("taken again in fp32", taken.retried), ("spike", spikes)):
+    for event, happened in (("taken again in fp32", result.retried), ("spike", spikes)):
         if happened:
-            ids = [id for part in trainer.ranks.gather(taken.ids) for id in part]
-            diary.write({"step": at.step, "event": event, "loss": loss, "median": usual, "ids": ids})
+            ids = [id for part in trainer.ranks.gather(result.ids) for id in part]
+            log.write({"step": at.step, "event": event, "loss": loss, "median": usual, "ids": ids})
 
 
-def _check_correlation(trainer: Trainer, at: _Position, taken: Taken, diary: Diary) -> None:
+def _check_correlation(trainer: Trainer, at: _Position, result: StepResult, log: RunLog) -> None:
     """Take a step into the watch; write down, and in the end raise, that predictions have no part of their targets.
 
     Raises:
         DatoolError: so it was for ``collapse_steps`` steps, and the recipe does not allow it.
     """
     recipe, watch = trainer.recipe, at.watch
-    watch.known += taken.known
+    watch.known += result.known
     span = max(1, recipe.collapse_steps // SPANS)
-    if at.step <= recipe.warmup or not watch.see(taken.correlation, span) or not (watch.suspects or watch.collapsed):
+    if at.step <= recipe.warmup or not watch.see(result.correlation, span) or not (watch.suspects or watch.collapsed):
         return
     steps = len(watch.means) * span
     loss, constant = trainer.against_constant()
     event = "collapsed" if watch.collapsed else "uncorrelated"
     seen = {"correlation": watch.correlation, "over_steps": steps, "loss": loss, "constant_loss": constant}
-    diary.write({"step": at.step, "event": event, **seen})
+    log.write({"step": at.step, "event": event, **seen})
     if watch.collapsed and not recipe.allow_collapse:
         raise DatoolError(
             f"step {at.step}: the model learns nothing. Over the last {steps} steps predictions and targets correlated "
@@ -225,18 +225,18 @@ def _check_known(at: _Position) -> None:
         )
 
 
-def _keep(trainer: Trainer, at: _Position, out: Path, diary: Diary, validate: Validate | None) -> None:
+def _keep(trainer: Trainer, at: _Position, out: Path, log: RunLog, validate: Validate | None) -> None:
     """Score and write the weights, and draw a sample."""
     model = trainer.kept()
 
     def on_first() -> None:
         row, meta = trainer.recipe.model, {"step": str(at.step)}
         save(out / LAST, model, row, meta, half=True)
-        if diary.draws:
-            diary.draw(at.step, "image | prediction | target", _picture(trainer, model))
+        if log.draws:
+            log.draw(at.step, "image | prediction | target", _picture(trainer, model))
         if validate is not None:
             scores = validate(model)
-            diary.write({"step": at.step, **scores})
+            log.write({"step": at.step, **scores})
             if better(scores, at.best):
                 at.best = scores
                 save(out / BEST, model, row, meta, half=True)
@@ -250,6 +250,6 @@ def _picture(trainer: Trainer, model: DepthAnything) -> np.ndarray:
     batch = trainer.last_sample
     prediction = trainer.predict(batch.image, model)[0].cpu().numpy()
     target = np.where(batch.valid[0].cpu(), batch.target[0].cpu(), np.nan).astype(np.float32)
-    maps = (DepthMap(values, model.row.quantity, model.row.ambiguity) for values in (prediction, target))
+    maps = (DepthMap(values, model.spec.quantity, model.spec.ambiguity) for values in (prediction, target))
     image = np.rint(batch.image[0].permute(1, 2, 0).cpu().numpy() * 255).astype(np.uint8)
     return np.concatenate([image, *(to_picture(each) for each in maps)], axis=1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from datool.data.sample import Batch
 from datool.errors import DatoolError, lookup
-from datool.models.encoders import ViTEncoder
+from datool.models.encoders import Encoder
 from datool.training.losses import (
     drop_largest,
     feature_alignment,
@@ -25,7 +25,7 @@ from datool.training.losses import (
 from datool.training.recipe import Recipe
 
 Losses = dict[str, Tensor]
-SEES = ("perturbed", "clean")
+SEES = ("augmented", "clean")
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,18 @@ class Alignment:
         tap: block whose tokens are compared, the last one as a rule.
         weight: of the loss.
         margin: as `feature_alignment`.
-        sees: ``perturbed``: the student's own picture, ``clean``: the same without changes of colour.
+        sees: ``augmented``: the student's own picture, ``clean``: the same without changes of colour.
     Raises:
         DatoolError: another ``sees``.
     """
 
-    def __init__(self, frozen: ViTEncoder, tap: int, weight: float, margin: float, sees: str) -> None:
+    def __init__(self, frozen: Encoder, tap: int, weight: float, margin: float, sees: str) -> None:
         lookup(dict.fromkeys(SEES), sees, "picture for the frozen encoder")
         self.frozen, self.tap, self.weight, self.margin, self.sees = frozen, tap, weight, margin, sees
         self.frozen.eval().requires_grad_(False)
         device = next(frozen.parameters()).device
-        self._mean = torch.tensor(frozen.row.mean, device=device)[:, None, None]
-        self._std = torch.tensor(frozen.row.std, device=device)[:, None, None]
+        self._mean = torch.tensor(frozen.spec.mean, device=device)[:, None, None]
+        self._std = torch.tensor(frozen.spec.std, device=device)[:, None, None]
 
     def __call__(self, tokens: Tensor, batch: Batch) -> Tensor:
         """Return the loss of each image, (B,).
@@ -244,7 +244,7 @@ class MetricObjective:
 Objective = LabelledObjective | StudentObjective | MetricObjective
 
 
-def make_objective(recipe: Recipe, frozen: ViTEncoder | None, tap: int) -> Objective:
+def make_objective(recipe: Recipe, frozen: Encoder | None, tap: int) -> Objective:
     """Return what a recipe minimises.
 
     Args:
@@ -275,11 +275,11 @@ def _relative(recipe: Recipe, drop_share: float = 0.0) -> Relative:
     return Relative(recipe.ssi, recipe.gradient_weight, drop_share, recipe.drop_gradient, recipe.anchor_weight)
 
 
-def _labelled(recipe: Recipe, frozen: ViTEncoder | None, tap: int) -> LabelledObjective:
+def _labelled(recipe: Recipe, frozen: Encoder | None, tap: int) -> LabelledObjective:
     return LabelledObjective(_relative(recipe))
 
 
-def _student(recipe: Recipe, frozen: ViTEncoder | None, tap: int, average: bool) -> StudentObjective:
+def _student(recipe: Recipe, frozen: Encoder | None, tap: int, average: bool) -> StudentObjective:
     labelled, pseudo = _relative(recipe), _relative(recipe, recipe.drop_share)
     alignment = None
     if frozen is not None:
@@ -297,7 +297,7 @@ PIXEL: dict[str, Callable[[Tensor], Tensor]] = {
     "median": torch.abs,
     "least-squares": lambda residual: residual.square() / 2,
 }
-OBJECTIVES: dict[str, Callable[[Recipe, ViTEncoder | None, int], Objective]] = {
+OBJECTIVES: dict[str, Callable[[Recipe, Encoder | None, int], Objective]] = {
     "labelled": _labelled,
     "student-v1": lambda recipe, frozen, tap: _student(recipe, frozen, tap, average=True),
     "student-v2": lambda recipe, frozen, tap: _student(recipe, frozen, tap, average=False),

@@ -86,6 +86,12 @@ def _poly(done: float, power: float) -> float:
     return max(0.0, 1 - done) ** power
 
 
+def _one_cycle(done: float, power: float) -> float:
+    """The peak for 70 % of the way, then half a cosine to a ten-thousandth: PyTorch's OneCycleLR with div_factor 1."""
+    last = 1e-4
+    return 1.0 if done < 0.7 else last + (1 - last) * _cosine((done - 0.7) / 0.3, power)
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     # Weight decay apart from the gradient: V1 and the metric script.
     "adamw": torch.optim.AdamW,
@@ -98,4 +104,6 @@ SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "cosine": _cosine,
     # Power 1 is V1's linear decay, 0.9 the metric script's.
     "poly": _poly,
+    # V1's metric fine-tune (metric_depth/zoedepth/models/zoedepth/config_zoedepth.json).
+    "one-cycle": _one_cycle,
 }

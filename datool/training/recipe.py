@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
-from datool.data.perturb import Perturbation
+from datool.data.batches.augment import Augmentation
 from datool.errors import DatoolError, lookup
 
 # A set that is no data set: datool's own renderer.
@@ -25,20 +25,24 @@ class Recipe:
     """One training run. A default is what a small model from random weights trains by; `RECIPES` has the papers'.
 
     Args:
-        model: row of `datool.models.rows.MODELS`.
+        model: row of `datool.models.specs.MODELS`.
         seed: of the weights, of the scenes, of the order and of every draw.
 
-        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, or ``rendered`` alone. They are
-            gone through as one set, as in both papers, unless there are weights.
-        labelled_weights: how often a sample of each is taken; empty = alike.
+        labelled: sets with true labels, keys of `datool.data.sources.table.SOURCES`, each with ``:split`` or else its
+            first that no benchmark scores; or ``rendered`` alone. They are gone through as one set, as in both papers,
+            unless there are weights.
+        labelled_weights: how often a sample of each is taken, of own files in the order given; empty = alike.
         pseudo_batch: of a batch, how many samples have a model's labels; the others are labelled ones.
         batch_size: samples a step, of all ranks together.
         accumulation: parts that a rank's share of a batch is computed in, one after the other.
         skip_broken: take another sample in place of one that cannot be read.
         size_px: (height, width) of the crops that stored samples are trained on.
         flip: probability that a sample is mirrored.
-        target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.transforms.TARGETS`.
-        perturb: changes of colour, of pseudo-labelled samples only; null = none, ``--set perturb.blur=0.3`` sets one.
+        crop_zoom: smallest share of a stored picture's sides that a crop shows; 1 = all of its short side, as both
+            papers do.
+        target: ``disparity-minmax``, ``disparity`` or ``depth``, as `datool.data.batches.transforms.TARGETS`.
+        augment: changes of colour, of pseudo-labelled samples only; null = none, ``--set augment.blur=0.3`` sets one.
+        labelled_augment: the same of samples with true labels; null = none, as both papers do.
         cutmix: probability that a box of another pseudo-labelled picture is set into one.
         cutmix_area: smallest and largest share of that box.
 
@@ -56,7 +60,7 @@ class Recipe:
         drop_gradient: leave them out of gradient matching too.
         align_weight: weight of feature alignment with a frozen encoder; 0 = without.
         align_margin: tokens whose cosine is above it are left out; 0.85, or "a tolerance of 0.15".
-        align_sees: which picture the frozen encoder sees: ``perturbed``, as the student, or ``clean``.
+        align_sees: which picture the frozen encoder sees: ``augmented``, as the student, or ``clean``.
         align_init: weights of the frozen encoder, as ``init``.
         align_encoder: row of `datool.models.encoders.ENCODERS`; empty = the model's own, which needs no projector.
         anchor_weight: weight of holding the prediction's own scale to the target's; 0 = as published.
@@ -73,7 +77,7 @@ class Recipe:
         optimizer: ``adamw`` or ``adam``.
         betas: of it.
         lr_encoder, lr_head: peak learning rates.
-        schedule: ``constant``, ``cosine`` or ``poly``, after the warm-up.
+        schedule: ``constant``, ``cosine``, ``poly`` or ``one-cycle``, after the warm-up.
         power: of ``poly``; 1 = linear.
         warmup: steps over which learning rates rise.
         weight_decay: on matrices and kernels; norms, biases, tokens and positions are left out, which is our choice.
@@ -105,8 +109,10 @@ class Recipe:
     skip_broken: bool = False
     size_px: tuple[int, int] = (518, 518)
     flip: float = 0.5
+    crop_zoom: float = 1.0
     target: str = "disparity-minmax"
-    perturb: Perturbation | None = None
+    augment: Augmentation | None = None
+    labelled_augment: Augmentation | None = None
     cutmix: float = 0.0
     cutmix_area: tuple[float, float] = (0.0, 1.0)
 
@@ -123,7 +129,7 @@ class Recipe:
     drop_gradient: bool = True
     align_weight: float = 0.0
     align_margin: float = 0.85
-    align_sees: str = "perturbed"
+    align_sees: str = "augmented"
     align_init: str = "dinov2"
     align_encoder: str = ""
     anchor_weight: float = 0.0
@@ -186,15 +192,13 @@ class Recipe:
         if not 0 <= self.seed < MAX_SEED:
             raise DatoolError(f"seed is {self.seed}, expected 0 to {MAX_SEED - 1}.")
         if not self.pseudo_batch:
-            unused = [name for name in ("align_weight", "drop_share", "cutmix", "perturb") if getattr(self, name)]
+            unused = [name for name in ("align_weight", "drop_share", "cutmix", "augment") if getattr(self, name)]
             if unused:
                 raise DatoolError(
                     f"{unused[0]} is {getattr(self, unused[0])!r}, and changes pseudo-labelled samples alone, of which "
                     "there are none.",
                     "Set pseudo_batch, or leave it out.",
                 )
-        if self.labelled_weights and len(self.labelled_weights) != len(self.labelled):
-            raise DatoolError(f"{len(self.labelled_weights)} labelled_weights for {len(self.labelled)} labelled sets.")
 
 
 def override(recipe: Recipe, settings: list[str]) -> Recipe:

@@ -14,7 +14,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from datool.data.perturb import Perturbation
+from datool.data.batches.augment import Augmentation
 from datool.errors import DatoolError, lookup
 from datool.training.recipe import Recipe, override, parse_recipe, write_recipe
 
@@ -86,7 +86,7 @@ _STUDENT_V1 = replace(
     batch_size=192,
     epochs=1.0,
     # Section 3.2: colour jitter, blur and CutMix with probability 0.5, on unlabelled pictures alone.
-    perturb=Perturbation(),
+    augment=Augmentation(),
     cutmix=0.5,
     # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin 0.85.
     align_weight=1.0,
@@ -125,8 +125,8 @@ _STUDENT_V2 = replace(
     drop_share=0.1,
     # The weight of alignment is not stated; 1 as in V1.
     align_weight=1.0,
-    # As V1; its author calls them unnecessary for S and B taught by G (V2 issue 207): --set perturb=null cutmix=0.
-    perturb=Perturbation(),
+    # As V1; its author calls them unnecessary for S and B taught by G (V2 issue 207): --set augment=null cutmix=0.
+    augment=Augmentation(),
     cutmix=0.5,
     checkpointing=False,
     shard=False,
@@ -156,6 +156,24 @@ _METRIC = replace(
     clip=0.0,
 )
 
+_METRIC_V1 = replace(
+    _METRIC,
+    # V1's fine-tune, metric_depth/zoedepth/models/zoedepth/config_zoedepth.json: 5 epochs of 16, 1.61e-4, the encoder
+    # a fiftieth of that, weight decay 0.01, one cycle, 392x518 of whole pictures, SiLog alone. The encoder begins as
+    # V1's. ZoeDepth's loss forgives 0.85 of a wrong scale (its beta is 0.15). Our choices: V2's metric head
+    # in place of ZoeDepth's bins; crops in place of whole pictures; betas that do not cycle.
+    init="depth-anything-v1-large",
+    batch_size=16,
+    epochs=5.0,
+    lr_encoder=1.61e-4 / 50,
+    lr_head=1.61e-4,
+    schedule="one-cycle",
+    silog_variance=0.85,
+    decay_all=False,
+    clip=0.1,
+    size_px=(392, 518),
+)
+
 # What the small recipes share: rendered scenes or own files at 112 pixels, minutes on two CPU cores.
 _NANO = Recipe(
     model="nano",
@@ -175,6 +193,29 @@ _NANO = Recipe(
     log_every=20,
 )
 
+# What the bundled model and its teacher share: ImageNet's EfficientNet-Lite, small pictures, hours on one CPU core.
+_TINY = Recipe(
+    model="tiny-teacher",
+    init="efficientnet-lite2",
+    head_bias=0.5,
+    labelled=(),
+    size_px=(192, 256),
+    crop_zoom=0.6,
+    labelled_augment=Augmentation(grey=0.1, blur=0.3),
+    batch_size=16,
+    steps=4000,
+    # The fresh head learns as fast as a small one does, the trained encoder at 0.3 of it.
+    lr_encoder=1.5e-4,
+    lr_head=5e-4,
+    warmup=200,
+    ema=0.995,
+    ssi="median",
+    gradient_weight=0.5,
+    num_validation=0,
+    validate_every=500,
+    log_every=50,
+)
+
 RECIPES: dict[str, Recipe] = {
     "teacher-v1": _TEACHER_V1,
     "student-v1": _STUDENT_V1,
@@ -189,6 +230,12 @@ RECIPES: dict[str, Recipe] = {
     "metric-indoor": replace(_METRIC, model="depth-anything-v2-metric-indoor-small", labelled=("hypersim",)),
     # Virtual KITTI 2, to 80 m; what is farther, sky included, is out of the loss (V2 issue 109).
     "metric-outdoor": replace(_METRIC, model="depth-anything-v2-metric-outdoor-small", labelled=("vkitti2",)),
+    # NYU Depth V2's own training images (BTS's list: --set 'labelled=["nyu:FILE"]'), to 10 m.
+    "metric-nyu": replace(_METRIC_V1, model="metric-nyu-large", labelled=("nyu:train",)),
+    # Eigen's training images of KITTI, to 80 m. Zoe's 384x768 to the nearest multiples of 14.
+    "metric-kitti": replace(
+        _METRIC_V1, model="metric-kitti-large", labelled=("kitti:eigen-train",), size_px=(378, 770)
+    ),
     # The same code in minutes: without DINOv2, so from random weights and with its learning rates.
     "nano-teacher": _NANO,
     "nano-student-v1": replace(
@@ -197,7 +244,7 @@ RECIPES: dict[str, Recipe] = {
         labelled=(),
         pseudo_batch=16,
         batch_size=24,
-        perturb=Perturbation(),
+        augment=Augmentation(),
         cutmix=0.5,
     ),
     "nano-student-v2": replace(
@@ -206,7 +253,7 @@ RECIPES: dict[str, Recipe] = {
         labelled=(),
         pseudo_batch=16,
         drop_share=0.1,
-        perturb=Perturbation(),
+        augment=Augmentation(),
         cutmix=0.5,
     ),
     "nano-metric": replace(
@@ -232,6 +279,20 @@ RECIPES: dict[str, Recipe] = {
         lr_head=5e-4,
         warmup=300,
         validate_every=700,
+    ),
+    # The bundled model's chain: a teacher on rendered scenes and labelled photos, a student on its labels beside them.
+    "tiny-teacher": _TINY,
+    "tiny-student": replace(
+        _TINY,
+        model="tiny-student",
+        objective="student-v1",
+        pseudo_batch=12,
+        batch_size=20,
+        drop_share=0.1,
+        augment=Augmentation(),
+        cutmix=0.5,
+        align_weight=0.5,
+        align_init="efficientnet-lite2",
     ),
     # The whole path in seconds, for tests and for a first look.
     "nano": Recipe(

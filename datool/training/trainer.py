@@ -1,8 +1,8 @@
 """Model, optimizer and data of a run, and one step of it.
 
-Bit for bit: a step is a function of (weights, optimizer, seed, step) alone. Data come by step (`datool.data.streams`),
-learning rates too, and random generators are seeded anew each step; so a run that was killed goes on from its last
-checkpoint as if it never had been.
+Bit for bit: a step is a function of (weights, optimizer, seed, step) alone. Data come by step
+(`datool.data.batches.stored`), learning rates too, and random generators are seeded anew each step; so a run that
+was killed goes on from its last checkpoint as if it never had been.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from datool.data.sample import Batch
 from datool.errors import DatoolError, lookup
 from datool.models.depth_anything import DepthAnything
-from datool.training.distributed import Ranks, replicate, shard, whole, whole_state, without_sync
+from datool.training.distributed import Ranks, full_state, full_tensor, replicate, shard, without_sync
 from datool.training.losses import correlation, masked_mean
 from datool.training.optimizers import average, make_optimizer, set_learning_rate
 from datool.training.recipe import Recipe
@@ -32,7 +32,7 @@ LISTED = 16
 
 
 class Batches(Protocol):
-    """Where batches come from; `datool.data.streams` has two."""
+    """Where batches come from; `datool.data.batches.stored` has two."""
 
     def batches(self, step: int) -> Iterator[Batch]:
         """Yield this rank's batches from ``step`` on, as many a step as gradients are accumulated over."""
@@ -58,7 +58,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class Taken:
+class StepResult:
     """One step.
 
     Args:
@@ -109,13 +109,13 @@ class Trainer:
         self._build = build
         self._batch: Batch | None = None
         self.model = self._placed(ranks.together(build))
-        self.model.encoder.vit.set_grad_checkpointing(recipe.checkpointing)
+        self.model.encoder.set_checkpointing(recipe.checkpointing)
         self.averaged = self._placed(build()).eval().requires_grad_(False) if recipe.ema else None
         if recipe.compile:
             self.model.compile()
         self.trained: nn.Module = self.model if recipe.shard else replicate(self.model, ranks)
         self.optimizer = make_optimizer(self.model, recipe)
-        row = self.model.encoder.row
+        row = self.model.encoder.spec
         self._mean = torch.tensor(row.mean, device=ranks.device)[:, None, None]
         self._std = torch.tensor(row.std, device=ranks.device)[:, None, None]
 
@@ -140,7 +140,7 @@ class Trainer:
         """
         model = self.model if self.averaged is None else self.averaged
         if self.recipe.shard:
-            state = whole_state(model)
+            state = full_state(model)
             if self.ranks.first:
                 model = self._build().to(self.ranks.device)
                 model.load_state_dict(state)
@@ -157,7 +157,7 @@ class Trainer:
         with torch.no_grad(), self._autocast(dtype or self.dtype):
             return model(self._normalised(image)).float()
 
-    def take(self, step: int, batches: Iterator[Batch]) -> Taken:
+    def take(self, step: int, batches: Iterator[Batch]) -> StepResult:
         """Take a step.
 
         Args:
@@ -170,9 +170,9 @@ class Trainer:
         set_learning_rate(self.optimizer, self.recipe, step, self.steps)
         too_large = ""
         try:
-            taken = self._gradients(step, batches, self.dtype)
-            if not taken.finite:
-                taken = self._retried(step, taken)
+            result = self._gradients(step, batches, self.dtype)
+            if not result.finite:
+                result = self._retried(step, result)
             self.optimizer.step()
         except torch.OutOfMemoryError as error:
             too_large = str(error).partition("\n")[0]
@@ -180,19 +180,19 @@ class Trainer:
             raise self._too_large(step, too_large)
         if self.averaged is not None:
             average(self.averaged, self.model, self.recipe.ema if step else 0.0)
-        return taken
+        return result
 
-    def _gradients(self, step: int, batches: Iterator[Batch], dtype: torch.dtype) -> Taken:
+    def _gradients(self, step: int, batches: Iterator[Batch], dtype: torch.dtype) -> StepResult:
         """Leave the step's gradients, clipped, and return all that is known about it."""
         torch.manual_seed((self.recipe.seed << 40) + (step << 16) + self.ranks.rank)
         self.optimizer.zero_grad()
         parts = self.recipe.accumulation
         # All parts at once: what a sum over samples is divided by is known only when all were looked at.
-        taken = [self.ranks.together(lambda: next(batches)) for _ in range(parts)]
-        counts = self.ranks.mean(torch.stack([self.objective.counts(batch) for batch in taken]).float().mean(0))
+        fetched = [self.ranks.together(lambda: next(batches)) for _ in range(parts)]
+        counts = self.ranks.mean(torch.stack([self.objective.counts(batch) for batch in fetched]).float().mean(0))
         sums: dict[str, Tensor] = {}
         correlated = torch.zeros(2, device=self.ranks.device)
-        for part, batch in enumerate(taken):
+        for part, batch in enumerate(fetched):
             self._batch = batch
             with without_sync(self.trained, skip=part + 1 < parts):
                 losses, prediction = self._losses(batch, dtype, counts)
@@ -203,11 +203,11 @@ class Trainer:
             found = correlation(prediction.detach(), batch.target, batch.valid & batch.region)
             correlated += torch.stack([found.nansum(), found.isfinite().sum()])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
-        *means, total, number = self.ranks.mean(torch.stack([*sums.values(), whole(norm), *correlated])).tolist()
-        return Taken(
+        *means, total, number = self.ranks.mean(torch.stack([*sums.values(), full_tensor(norm), *correlated])).tolist()
+        return StepResult(
             dict(zip((*sums, "grad_norm"), means, strict=True)),
             self.optimizer.param_groups[0]["lr"],
-            tuple(id for batch in taken for id in batch.ids),
+            tuple(id for batch in fetched for id in batch.ids),
             round(counts.sum().item() * parts * self.ranks.world),
             total / number if number else math.nan,
         )
@@ -242,19 +242,19 @@ class Trainer:
             return prediction.float(), tokens
         return model(image).float(), None
 
-    def _retried(self, step: int, first: Taken) -> Taken:
+    def _retried(self, step: int, first: StepResult) -> StepResult:
         """Return the step's gradients in fp32.
 
         Raises:
             DatoolError: they are not finite either.
         """
         with opened(self.data, step) as again:
-            taken = self._gradients(step, again, torch.float32)
-        if taken.finite:
-            return replace(taken, retried=True)
-        broken = ", ".join(f"{name} {value:g}" for name, value in taken.losses.items() if not math.isfinite(value))
+            result = self._gradients(step, again, torch.float32)
+        if result.finite:
+            return replace(result, retried=True)
+        broken = ", ".join(f"{name} {value:g}" for name, value in result.losses.items() if not math.isfinite(value))
         culprits = [id for found in self.ranks.gather(self._culprits(step)) for id in found]
-        whose = f"of samples {_listed(culprits)}" if culprits else f"of no sample alone, among {_listed(taken.ids)}"
+        whose = f"of samples {_listed(culprits)}" if culprits else f"of no sample alone, among {_listed(result.ids)}"
         raise DatoolError(
             f"step {step + 1} is not finite, in {self.recipe.precision} and again in fp32: {broken}, {whose}.",
             "Look at these samples; if nothing is wrong with them, lower the learning rate and go on with --resume.",
@@ -316,7 +316,7 @@ class Trainer:
     def _placed(self, model: DepthAnything) -> DepthAnything:
         model = model.to(self.ranks.device)
         if self.recipe.shard:
-            shard(model, model.encoder.vit.blocks)
+            shard(model, model.encoder.blocks)
             return model
         return model.to(memory_format=torch.channels_last)  # what is spread must lie as it is
 

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datool.data.dataset import Scenes
-from datool.data.transforms import NUM_WINDOW_DRAWS, window
+from datool.data.batches.rendered import Scenes
+from datool.data.batches.transforms import NUM_WINDOW_DRAWS, window
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.evaluation.protocols import PROTOCOLS, Protocol, score
-from datool.models.rows import ModelRow
+from datool.models.specs import ModelSpec
 from datool.training.recipe import Recipe
 
 Scores = dict[str, float]
@@ -23,28 +23,28 @@ Scores = dict[str, float]
 METRICS = ("abs_rel", "delta1")
 
 
-def protocol_of(row: ModelRow) -> Protocol:
+def protocol_of(spec: ModelSpec) -> Protocol:
     """Return how a model is scored: after a fit of scale and shift in disparity, or in metres as it is.
 
     The scale is not negative, as it may be in the published protocol: a model that has near and far exchanged must not
     be kept as the best.
     """
-    if row.max_depth_m is None:
+    if spec.max_depth_m is None:
         return replace(PROTOCOLS["lsq-disparity"], alignment="least-squares-positive", metrics=METRICS)
-    return replace(PROTOCOLS["v2-metric"], far=row.max_depth_m, metrics=METRICS)
+    return replace(PROTOCOLS["v2-metric"], far=spec.max_depth_m, metrics=METRICS)
 
 
-def mean_scores(pairs: Iterator[tuple[np.ndarray, DepthMap]], row: ModelRow) -> Scores:
+def mean_scores(pairs: Iterator[tuple[np.ndarray, DepthMap]], spec: ModelSpec) -> Scores:
     """Return the mean of each metric over the images that can be scored, and how many cannot be, if any.
 
     Args:
         pairs: prediction (h, w) float32 and truth of its aspect.
-        row: of the model that predicts.
+        spec: of the model that predicts.
     """
-    found, protocol, unscored = [], protocol_of(row), 0
+    found, protocol, unscored = [], protocol_of(spec), 0
     for values, truth in pairs:
         try:
-            found.append(score(DepthMap(values, row.quantity, row.ambiguity), truth, protocol).values)
+            found.append(score(DepthMap(values, spec.quantity, spec.ambiguity), truth, protocol).values)
         except DatoolError:  # a model that is young gives anything: counted
             unscored += 1
     means = {name: float(np.mean([values[name] for values in found])) for name in METRICS} if found else {}
@@ -73,14 +73,14 @@ class RenderedHoldout:
         self.scenes = Scenes(recipe.seed + 1, recipe.num_validation, recipe.scene_px, device)
         self.recipe = recipe
 
-    def __call__(self, row: ModelRow, predict: Callable[[Tensor], Tensor]) -> Scores:
+    def __call__(self, spec: ModelSpec, predict: Callable[[Tensor], Tensor]) -> Scores:
         """Return the mean scores of a model at the size that training ends at.
 
         Args:
-            row: of the model.
+            spec: of the model.
             predict: RGB in [0, 1], (B, 3, H, W) -> (B, H, W).
         """
-        return mean_scores(self._pairs(predict), row)
+        return mean_scores(self._pairs(predict), spec)
 
     def _pairs(self, predict: Callable[[Tensor], Tensor]) -> Iterator[tuple[np.ndarray, DepthMap]]:
         _, *size = self.recipe.sizes[-1]

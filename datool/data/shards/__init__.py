@@ -7,8 +7,8 @@ A set is a folder, and its tars are what `webdataset` reads:
     index.json    the set: settings, and name, count, bytes and hash of each tar; written last
 
 A key is the number of the row it came from. A sample's json says ``id``, ``pseudo``, ``camera``, ``quantity`` and
-``ambiguity``. A set of labels (`datool.data.label_set`) may leave the picture where it was; then the json says where.
-Tars of others (img2dataset) are read too: what their json does not say is unknown, the id is the key.
+``ambiguity``. A set of labels (`datool.labelling.label_set`) may leave the picture where it was; then the json says
+where. Tars of others (img2dataset) are read too: what their json does not say is unknown, the id is the key.
 
 Nothing is unpacked to disk. All the same a tar with a member that would leave its folder ("..", an absolute name), a
 link or a device is refused: it is not what it says it is.

@@ -15,7 +15,7 @@ import numpy as np
 
 from datool.data.sample import Sample
 from datool.data.shards.samples import DEPTH, IMAGE_ENDINGS, JSON, decode_sample
-from datool.data.tars import refuse_unsafe, refused
+from datool.data.shards.tars import refuse_unsafe, refused
 from datool.errors import DatoolError
 from datool.files.images import explained
 

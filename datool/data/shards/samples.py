@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from datool.data.sample import Sample
-from datool.data.sources.image_tars import read_member
+from datool.data.shards.tars import read_member
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files import MAP_FORMATS, decode_image, read_image, read_map
@@ -44,7 +44,7 @@ def encode_sample(sample: Sample, image: str = "png", depth: str = "exr", stored
     Raises:
         DatoolError: a value that the format cannot hold, or a library is missing.
     """
-    said: dict[str, Any] = {"id": sample.id, "pseudo": sample.pseudo}
+    meta: dict[str, Any] = {"id": sample.id, "pseudo": sample.pseudo}
     members: dict[str, bytes] = {}
     if stored is not None:
         ending = image_ending(stored)
@@ -55,15 +55,15 @@ def encode_sample(sample: Sample, image: str = "png", depth: str = "exr", stored
         members[ending] = encode_image(sample.image, ending)
     if sample.depth is not None:
         members |= encode_map(sample.depth, depth)
-        said |= {"quantity": sample.depth.quantity.value, "ambiguity": sample.depth.ambiguity.value}
+        meta |= {"quantity": sample.depth.quantity.value, "ambiguity": sample.depth.ambiguity.value}
     if sample.camera is not None:
-        said["camera"] = asdict(sample.camera)
-    members[JSON] = _json(said)
+        meta["camera"] = asdict(sample.camera)
+    members[JSON] = _json(meta)
     return members
 
 
 def encode_label(
-    id: str, depth: DepthMap, format: str, said: Mapping[str, Any], picture: Mapping[str, Any] | bytes
+    id: str, depth: DepthMap, format: str, meta: Mapping[str, Any], picture: Mapping[str, Any] | bytes
 ) -> Members:
     """Return the members of a pseudo label: its picture if it is kept, the map, json.
 
@@ -71,7 +71,7 @@ def encode_label(
         id: of the picture.
         depth: the label; in ``exr-half`` times the power of two that `fit_format` finds.
         format: a name of `datool.files.MAP_FORMATS` that can be read back.
-        said: what the json says besides.
+        meta: what the json says besides.
         picture: bytes of a JPEG, PNG or WebP, or where the picture is: ``input`` (number of the root), ``path`` below
             it, and ``offset`` of a tar's member.
     Raises:
@@ -94,7 +94,7 @@ def encode_label(
     if scale != 1:
         own["scale"] = scale
     members |= encode_map(scaled, format)
-    members[JSON] = _json({**said, **own})
+    members[JSON] = _json({**meta, **own})
     return members
 
 
@@ -149,27 +149,27 @@ def decode_sample(key: str, members: Members, path: Path, roots: Sequence[Path] 
     """
     where = f"{path}, sample {key}"
     with explained(f"{key}.{JSON} in {path}"):
-        said = json.loads(members.get(JSON, b"{}"))
-        if not isinstance(said, dict):
-            raise ValueError(f"{type(said).__name__}, expected an object")
-        camera = Camera(**said["camera"]) if isinstance(said.get("camera"), dict) else None
+        meta = json.loads(members.get(JSON, b"{}"))
+        if not isinstance(meta, dict):
+            raise ValueError(f"{type(meta).__name__}, expected an object")
+        camera = Camera(**meta["camera"]) if isinstance(meta.get("camera"), dict) else None
         depth = next((ending for ending in members if ending.startswith(f"{DEPTH}.")), None)
-        quantity = Quantity(said["quantity"]) if depth and "quantity" in said else None
-        ambiguity = Ambiguity(said["ambiguity"]) if depth and "ambiguity" in said else None
-        scale = float(said.get("scale", 1)) if depth else 1.0
+        quantity = Quantity(meta["quantity"]) if depth and "quantity" in meta else None
+        ambiguity = Ambiguity(meta["ambiguity"]) if depth and "ambiguity" in meta else None
+        scale = float(meta.get("scale", 1)) if depth else 1.0
     image = next((ending for ending in IMAGE_ENDINGS if ending in members), None)
     if image:
         pixels = decode_image(members[image], f"{key}.{image} in {path}")
     else:
-        pixels = _read_referred(said.get("image"), roots, where)
-    id = said.get("id")
+        pixels = _read_referred(meta.get("image"), roots, where)
+    id = meta.get("id")
     try:
         return Sample(
             id if isinstance(id, str) else key,
             pixels,
             None if depth is None else _decode_map(members[depth], f"{key}.{depth}", path, quantity, ambiguity, scale),
             camera,
-            said.get("pseudo") is True,
+            meta.get("pseudo") is True,
         )
     except DatoolError as error:
         raise DatoolError(f"{where}: {error.problem}", error.hint) from error

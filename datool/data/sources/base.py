@@ -42,6 +42,7 @@ class Source:
         layout: what the root must look like, for messages.
         quantity, ambiguity: of every sample's map; None = unlabelled.
         title: the set's name, and where it is described.
+        scored: of ``splits``, those that benchmarks score, or that hold what they score: nothing trains on them.
     """
 
     index: Callable[[Path, str], Iterator[Row]]
@@ -51,6 +52,25 @@ class Source:
     quantity: Quantity | None
     ambiguity: Ambiguity | None
     title: str
+    scored: tuple[str, ...] = ()
+
+    def training_split(self, name: str, split: str | None) -> str:
+        """Return the split to train on: the one that was asked for, else the first that no benchmark scores.
+
+        Args:
+            name: of the data set, for messages.
+            split: of ``splits`` or a list file; None = whichever may be trained on.
+        Raises:
+            DatoolError: benchmarks score that split, or all of them.
+        """
+        free = [each for each in self.splits if each not in self.scored]
+        if split is None and free:
+            return free[0]
+        if split is None or split in self.scored:
+            what = f"split '{split}' of '{name}'" if split else f"'{name}'"
+            rest = f"Train on another: {', '.join(f'{name}:{each}' for each in free)}." if free else "Train on another."
+            raise DatoolError(f"benchmarks score {what}: a model trained on it could not be compared.", rest)
+        return split
 
 
 def expect(root: Path, found: bool, what: str, layout: str) -> None:

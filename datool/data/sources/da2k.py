@@ -118,4 +118,4 @@ def _pair(path: Path, name: str, entry: object) -> Pair:
     return Pair(*points) if entry["closer_point"] == "point1" else Pair(*reversed(points))
 
 
-DA2K = Source(index, read, SPLITS, LAYOUT, None, None, TITLE)
+DA2K = Source(index, read, SPLITS, LAYOUT, None, None, TITLE, scored=SPLITS)

@@ -205,4 +205,4 @@ def _get(path: Path, found: Any, *names: str) -> Any:
     return found
 
 
-DDAD = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+DDAD = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE, scored=("val", "val-all"))

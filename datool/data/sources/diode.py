@@ -105,4 +105,6 @@ def _row(root: Path, image: Path) -> Row:
     return Row(image.relative_to(root).as_posix(), image, depth, mask)
 
 
-DIODE = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+DIODE = Source(
+    index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE, scored=("val-indoors", "val-outdoor", "val")
+)

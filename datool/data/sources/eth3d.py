@@ -148,7 +148,7 @@ def _camera(path: Path, number: int, height: int, width: int) -> Camera:
     raise DatoolError(f"{path} has no camera {number} with focal lengths and centre.", "Fetch it again.")
 
 
-ETH3D = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+ETH3D = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE, scored=SPLITS)
 
 
 def _read_stored(path: Path) -> np.ndarray:

@@ -99,4 +99,4 @@ def _row(place: Path, name: str) -> Row:
     )
 
 
-IBIMS = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+IBIMS = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE, scored=SPLITS)

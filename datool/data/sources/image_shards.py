@@ -19,9 +19,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from datool.data.sample import Sample
+from datool.data.shards.tars import members, read_member
 from datool.data.sources.base import Row, Source, expect
 from datool.data.sources.image_folders import ALL
-from datool.data.sources.image_tars import members, read_member, tars
+from datool.data.sources.image_tars import tars
 from datool.errors import DatoolError
 from datool.files import decode_image
 

@@ -11,6 +11,9 @@ Splits:
   line names no truth, a frame before the first or after the last map of its drive is left out, since the annotation has
   none for the first and last five frames (UNVERIFIED that this explains all 45 of the 697); any other missing map is an
   error.
+- ``eigen-train``: those of Eigen's training images that have this truth (23,158 lines in BTS's list), by a list under
+  one of the names of ``EIGEN_TRAIN_LISTS``; the only one by name to train on, since ``train`` and ``val`` hold drives
+  of which ``eigen`` has frames.
 - ``val-selection``: the 1,000 cropped images of the depth benchmark, 1216x352.
 - ``val``, ``train``: every map of the annotation, both colour cameras.
 
@@ -40,12 +43,13 @@ from datool.errors import DatoolError
 from datool.files.images import read_image
 
 TITLE = "KITTI depth (Uhrig et al. 2017; split of Eigen et al. 2014)"
-SPLITS = ("eigen", "val-selection", "val", "train")
+SPLITS = ("eigen", "eigen-train", "val-selection", "val", "train")
 LAYOUT = """\
 2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000005.png                (raw data, one zip a drive)
 val/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000005.png     (data_depth_annotated.zip)
 train/2011_09_26_drive_0001_sync/proj_depth/groundtruth/image_02/0000000005.png   (the same)
 eigen_test_files_with_gt.txt                                                      (for eigen; or name a list)
+kitti_eigen_train_files_with_gt.txt                                               (for eigen-train)
 depth_selection/val_selection_cropped/{image,groundtruth_depth,intrinsics}/...    (data_depth_selection.zip)"""
 
 EIGEN_LISTS = (
@@ -54,6 +58,13 @@ EIGEN_LISTS = (
     "splits/kitti/val.txt",
     "splits/eigen/test_files.txt",
 )
+EIGEN_TRAIN_LISTS = (
+    "kitti_eigen_train_files_with_gt.txt",
+    "eigen_train_files_with_gt.txt",
+    "splits/kitti/train.txt",
+    "splits/eigen/train_files.txt",
+)
+EIGEN = {"eigen": EIGEN_LISTS, "eigen-train": EIGEN_TRAIN_LISTS}
 DAY = re.compile(r"\d{4}_\d{2}_\d{2}")
 FRAME = re.compile(r"(\d{4}_\d{2}_\d{2})_drive_(\d{4})_sync/image_(0[23])/data/(\d+)\.(?:png|jpg)$")
 DRIVE = re.compile(r"(\d{4}_\d{2}_\d{2})_drive_(\d{4})_sync$")
@@ -88,9 +99,9 @@ def index(root: Path, split: str) -> Iterator[Row]:
     path = find_list(root, split, SPLITS, "KITTI")
     if split == "val-selection":
         return _selection(root)
-    if split == "eigen":
-        path = next((root / name for name in EIGEN_LISTS if (root / name).is_file()), None)
-        expect(root, path is not None, f"list of Eigen's test images ({', '.join(EIGEN_LISTS)})", LAYOUT)
+    if split in EIGEN:
+        path = next((root / name for name in EIGEN[split] if (root / name).is_file()), None)
+        expect(root, path is not None, f"list of Eigen's images for '{split}' ({', '.join(EIGEN[split])})", LAYOUT)
     frames = _Frames(root)
     if path is not None:
         rows = (row for words in read_list(path) if (row := _listed_row(frames, words, path)) is not None)
@@ -201,4 +212,13 @@ def _selection(root: Path) -> Iterator[Row]:
         )
 
 
-KITTI = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+KITTI = Source(
+    index,
+    read,
+    SPLITS,
+    LAYOUT,
+    Quantity.DEPTH,
+    Ambiguity.NONE,
+    TITLE,
+    scored=("eigen", "val-selection", "val", "train"),
+)

@@ -321,12 +321,12 @@ def _camera_px(row: Mapping[str, Any]) -> tuple[float, float, float, float] | No
 
 
 def _depth(entry: Entry, path: Path) -> DepthMap:
-    stored, said = _stored(entry, path)
+    stored, meta = _stored(entry, path)
     if stored.ndim == 3 and stored.shape[2] == 1:
         stored = stored[:, :, 0]
     if stored.ndim != 2 or stored.dtype.kind not in "fiu":
         raise unreadable(path, f"{stored.dtype} {stored.shape}", "numbers of (H, W)")
-    quantity, ambiguity, per_unit = _meaning(entry, path, said)
+    quantity, ambiguity, per_unit = _meaning(entry, path, meta)
     values = stored.astype(np.float64) / (entry.divisor or 1) * per_unit
     if entry.infinite:
         # Sky is infinitely far: disparity 0; where the offset is unknown there is no number for it.
@@ -358,13 +358,13 @@ def _stored(entry: Entry, path: Path) -> tuple[np.ndarray, Mapping[str, str]]:
         return READERS[suffix](path)
 
 
-def _meaning(entry: Entry, path: Path, said: Mapping[str, str]) -> tuple[Quantity, Ambiguity, float]:
+def _meaning(entry: Entry, path: Path, meta: Mapping[str, str]) -> tuple[Quantity, Ambiguity, float]:
     """Return what the values are, and what they are multiplied by, from the row and the file."""
     for name, own in (("quantity", entry.quantity), ("ambiguity", entry.ambiguity)):
-        if own is not None and said.get(name, own.value) != own.value:
-            raise DatoolError(f"the row says {name} '{own.value}', {path} says '{said[name]}'.", "Correct the row.")
-    quantity = entry.quantity or Quantity(said.get("quantity", Quantity.DEPTH))
-    ambiguity = entry.ambiguity or (Ambiguity(said["ambiguity"]) if "ambiguity" in said else None)
+        if own is not None and meta.get(name, own.value) != own.value:
+            raise DatoolError(f"the row says {name} '{own.value}', {path} says '{meta[name]}'.", "Correct the row.")
+    quantity = entry.quantity or Quantity(meta.get("quantity", Quantity.DEPTH))
+    ambiguity = entry.ambiguity or (Ambiguity(meta["ambiguity"]) if "ambiguity" in meta else None)
     if entry.unit is None:
         if ambiguity is None and quantity is Quantity.DISPARITY:
             raise DatoolError(

@@ -113,4 +113,4 @@ def _row(root: Path, id: str) -> Row:
     return Row(id, folder / "image.jpg", folder / "depth.png", camera=folder / "meta.json")
 
 
-MOGE = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+MOGE = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE, scored=SPLITS)

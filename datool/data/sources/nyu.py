@@ -180,4 +180,13 @@ def _listed(root: Path, path: Path) -> Iterator[Row]:
     return listed(rows, path, LAYOUT)
 
 
-NYU = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+NYU = Source(
+    index,
+    read,
+    SPLITS,
+    LAYOUT,
+    Quantity.DEPTH,
+    Ambiguity.NONE,
+    TITLE,
+    scored=("test", "all", "test-filled", "all-filled"),
+)

@@ -137,4 +137,4 @@ def _listed_row(place: Path, words: list[str], path: Path) -> Row:
     return _row(place, match[1] or SPLITS[0], match[2], match[3])
 
 
-SINTEL = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE)
+SINTEL = Source(index, read, SPLITS, LAYOUT, Quantity.DEPTH, Ambiguity.NONE, TITLE, scored=SPLITS)

@@ -1,0 +1,1 @@
+"""Training batches: which samples, their crops, augmentation and targets."""

@@ -1,0 +1,1 @@
+"""What computes depth: networks on the CPU and GPUs, and exported files."""
