@@ -27,7 +27,7 @@ def batch(seed=0, size=4, side=28):
 
 def test_a_teacher_is_ssi_plus_weighted_gradients():
     pred, truth = batch()
-    losses = make_objective(RECIPES["teacher-v2"], None, 0)(pred, None, truth)
+    losses = make_objective(RECIPES["teacher-v2-published"], None, 0)(pred, None, truth)
     ssi, residual = ssi_mse(pred, truth.target, truth.valid)
     gradient = gradient_matching(residual, truth.valid)
     torch.testing.assert_close(losses["loss"], (ssi + 2 * gradient).mean())
@@ -97,7 +97,7 @@ def test_the_frozen_encoder_sees_the_picture_that_the_recipe_says(sees):
 def test_a_student_pays_for_the_pixels_that_are_kept(drop_gradient):
     pred, truth = batch()
     pseudo = replace(truth, pseudo=torch.ones(4, dtype=torch.bool))
-    recipe = replace(RECIPES["student-v2"], align_weight=0.0, cutmix=0.0, drop_gradient=drop_gradient)
+    recipe = replace(RECIPES["student-v2-published"], align_weight=0.0, cutmix=0.0, drop_gradient=drop_gradient)
     losses = make_objective(recipe, None, 0)(pred, None, pseudo)
     _, residual = ssi_mse(pred, truth.target, truth.valid)
     kept = drop_largest(residual.abs(), truth.valid, 0.1)
@@ -115,7 +115,47 @@ def test_labelled_samples_drop_nothing():
     assert dropping["labelled_ssi"] == plain["labelled_ssi"] and dropping["ssi"] < plain["ssi"]
 
 
-@pytest.mark.parametrize("name", ["teacher-v1", "teacher-v2", "student-v1", "student-v2-stable", "nano-metric"])
+EVERY_KIND = ("teacher-v1", "teacher-v2-published", "student-v1", "student-v2-stable", "nano-metric")
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
+def test_a_sample_of_which_nothing_is_known_has_no_part_in_the_mean(name):
+    pred, truth = batch()
+    valid = truth.valid.clone()
+    valid[[0, 2]] = False
+    region = torch.ones_like(valid)
+    region[:, :14, :7] = False
+    pseudo = torch.full((4,), RECIPES[name].pseudo_batch > 0)
+    whole = replace(truth, target=truth.target + 0.1, valid=valid, region=region, pseudo=pseudo)
+    known = torch.tensor([1, 3])
+    objective = make_objective(replace(RECIPES[name], align_weight=0.0), None, 0)
+    pred.requires_grad_()
+    here = objective(pred, None, whole)
+    there = objective(pred[known], None, whole.part(known))
+    assert here.keys() == there.keys()
+    for part in here:
+        torch.testing.assert_close(here[part], there[part], msg=part)
+    (slope,) = torch.autograd.grad(here["loss"], pred)
+    torch.testing.assert_close(slope, torch.autograd.grad(there["loss"], pred)[0])
+    # In parts, of which one knows nothing: the mean of the parts is that of the whole.
+    counts = objective.counts(whole) / 2
+    halves = [objective(pred[part], None, whole.part(part), counts) for part in (known, torch.tensor([0, 2]))]
+    torch.testing.assert_close((halves[0]["loss"] + halves[1]["loss"]) / 2, here["loss"])
+
+
+def test_a_part_of_a_mixed_picture_of_which_nothing_is_known_has_no_say():
+    pred, truth = batch()
+    region = torch.ones_like(truth.valid)
+    region[:, :14] = False
+    recipe = replace(RECIPES["student-v1"], align_weight=0.0)
+    objective = make_objective(recipe, None, 0)
+    half = replace(truth, region=region, valid=truth.valid & region, pseudo=torch.ones(4, dtype=torch.bool))
+    ssi, residual = ssi_mae(pred, truth.target, half.valid)
+    expected = (ssi + 0.5 * gradient_matching(residual, half.valid)).mean()
+    torch.testing.assert_close(objective(pred, None, half)["loss"], expected)
+
+
+@pytest.mark.parametrize("name", EVERY_KIND)
 def test_empty_and_constant_maps_cost_something_finite(name):
     pred, truth = batch()
     valid = truth.valid.clone()

@@ -297,7 +297,7 @@ OPTIONS = {
     **dict.fromkeys(
         ("train-teacher", "train-student", "train-metric"),
         "--out/-o --recipe --data --labelled --validation --root --sky --model --init --init-head --steps --batch-size "
-        "--size --precision --set --resume --dry-run --device --workers --json --quiet/-q",
+        "--size --precision --set --allow-collapse --resume --dry-run --device --workers --json --quiet/-q",
     ),
     "eval": (
         "names --bench --root --model --predictions --compare --manifest --protocol --set --quantity --ambiguity "

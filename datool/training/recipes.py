@@ -58,6 +58,8 @@ _PAPERS = Recipe(
     num_validation=0,
     validate_every=5000,
     log_every=100,
+    # At 5e-6 a new head takes its time.
+    collapse_steps=4000,
 )
 
 _V1_LABELLED = ("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair")
@@ -92,16 +94,17 @@ _STUDENT_V1 = replace(
 
 _TEACHER_V2 = replace(
     _PAPERS,
-    # V2 section 7.1: Giant, five synthetic sets without re-sampling, batch 64, 160K iterations, Adam, ssi : gradient
-    # matching 1 : 2. Its author names the MiDaS code for the loss (V2 issue 137): least squares.
+    # V2 section 7.1: Giant, five synthetic sets without re-sampling, batch 64, 160K iterations, Adam.
     model="depth-anything-v2-giant",
     labelled=("blendedmvs", "hypersim", "irs", "tartanair", "vkitti2"),
     batch_size=64,
     steps=160_000,
     optimizer="adam",
     weight_decay=0.0,
-    ssi="least-squares",
-    gradient_weight=2.0,
+    # Not as the text has it (see `_v2_text`): V1's form with MiDaS's weight, which is the authors' own released loss
+    # (Video Depth Anything, loss/loss.py) but for its trimming.
+    ssi="median",
+    gradient_weight=0.5,
     # So that Giant fits.
     checkpointing=True,
     shard=True,
@@ -128,6 +131,13 @@ _STUDENT_V2 = replace(
     checkpointing=False,
     shard=False,
 )
+
+
+def _v2_text(recipe: Recipe) -> Recipe:
+    """Return a recipe with the loss of V2's text: ssi and gradient matching 1 : 2 (section 7.1), by least squares (the
+    MiDaS code that its author names, V2 issue 137)."""
+    return replace(recipe, ssi="least-squares", gradient_weight=2.0)
+
 
 _METRIC = replace(
     _PAPERS,
@@ -211,7 +221,9 @@ RECIPES: dict[str, Recipe] = {
     "student-v1": _STUDENT_V1,
     "teacher-v2": _TEACHER_V2,
     "student-v2": _STUDENT_V2,
-    # As published but for one term that holds the scale of the output, which otherwise only grows: see
+    "teacher-v2-published": _v2_text(_TEACHER_V2),
+    "student-v2-published": _v2_text(_STUDENT_V2),
+    # As student-v2 but for one term that holds the scale of the output, which otherwise only grows: see
     # `datool.training.losses.scale_anchor`.
     "student-v2-stable": replace(_STUDENT_V2, anchor_weight=0.1),
     # Hypersim, to 20 m.
@@ -225,7 +237,7 @@ RECIPES: dict[str, Recipe] = {
         _METRIC_V1, model="metric-kitti-large", labelled=("kitti:eigen-train",), size_px=(378, 770)
     ),
     # The same code in minutes: without DINOv2, so from random weights and with its learning rates.
-    "nano-teacher": replace(_NANO, ssi="median", gradient_weight=0.5),
+    "nano-teacher": _NANO,
     "nano-student-v1": replace(
         _NANO,
         objective="student-v1",
@@ -240,8 +252,6 @@ RECIPES: dict[str, Recipe] = {
         objective="student-v2",
         labelled=(),
         pseudo_batch=16,
-        ssi="least-squares",
-        gradient_weight=2.0,
         drop_share=0.1,
         augment=Augmentation(),
         cutmix=0.5,
