@@ -55,7 +55,10 @@ def export(
     ] = None,
     encoder: Annotated[
         bool,
-        typer.Option("--encoder", help="Write the encoder alone as a DINOv2 backbone, for timm and for transformers."),
+        typer.Option(
+            "--encoder",
+            help="Write the encoder alone: a DINOv2 backbone for timm and transformers, a convolutional one for timm.",
+        ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the way.")] = False,
     as_json: Json = False,
