@@ -302,6 +302,7 @@ ENCODERS: dict[str, EncoderSpec] = {
     "dinov2-giant": EncoderSpec("vit_giant_patch14_dinov2", 14, 1536, 40, 37),
     "efficientnet-lite0": _lite(0, 24, 40, 112, 320),
     "efficientnet-lite2": _lite(2, 24, 48, 120, 352),
+    "nano-conv": EncoderSpec("test_efficientnet", 32, 64, 4, 0, dinov2_rule=False, pyramid=(24, 32, 48, 64)),
     "nano": EncoderSpec("vit_tiny_patch16_224", 14, 64, 4, 8, options=_small(64, 4, 2) | {"patch_size": 14}),
     "tiny": EncoderSpec("vit_tiny_patch16_224", 16, 256, 8, 14, stem=(32, 64, 128, 256), options=_small(256, 8, 4)),
 }
