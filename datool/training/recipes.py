@@ -300,6 +300,7 @@ RECIPES: dict[str, Recipe] = {
         num_scenes=64,
         scene_px=(56, 70),
         sizes=((0.0, 56, 70),),
+        head_bias=0.5,
         batch_size=8,
         steps=60,
         warmup=10,
