@@ -91,7 +91,7 @@ _STUDENT_V1 = replace(
     # of any share of the picture, as CutMix has them, cut off at its edge (UniMatch's are 2 to 40 % and inside it).
     augment=Augmentation(),
     cutmix=0.5,
-    # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin 0.85. Our choices,
+    # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin .85. Our choices,
     # as the paper does not say: alignment's mean is over the tokens that are kept, not over all, and so is larger; and
     # the frozen encoder sees the student's own, perturbed picture (align_sees).
     align_weight=1.0,
