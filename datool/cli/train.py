@@ -161,7 +161,7 @@ AllowCollapse = Annotated[
     bool,
     typer.Option(
         "--allow-collapse",
-        help="Go on even if predictions stay uncorrelated with their targets.",
+        help="Continue even if predictions stay uncorrelated with their targets.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -232,7 +232,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
             out=out,
             places=places,
             resume=resume,
-            settings=(*settings(set_), *(["allow_collapse=true"] if allow_collapse else [])),
+            settings=settings([*(set_ or []), *(["allow_collapse=true"] if allow_collapse else [])]),
             device=device,
             num_workers=workers,
         )

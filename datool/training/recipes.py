@@ -67,6 +67,7 @@ _V1_LABELLED = ("blendedmvs", "diml", "hrwsi", "irs", "megadepth", "tartanair")
 _TEACHER_V1 = replace(
     _PAPERS,
     # V1 section 4: ViT-L, six labelled sets simply concatenated, flip alone, 20 epochs, AdamW.
+    # Our choice: TartanAir without its `amusement`, whose sky is a dome of unknown distance (its own split).
     model="depth-anything-v1-large",
     labelled=_V1_LABELLED,
     epochs=20.0,
@@ -81,14 +82,18 @@ _TEACHER_V1 = replace(
 _STUDENT_V1 = replace(
     _TEACHER_V1,
     # V1 section 4: begins anew from DINOv2, labelled : unlabelled 1 : 2 in each batch, one pass over the unlabelled.
+    # Our choice: 192 in all, as V2's student; V1 states the ratio alone.
     objective="student-v1",
     pseudo_batch=128,
     batch_size=192,
     epochs=1.0,
-    # Section 3.2: colour jitter, blur and CutMix with probability 0.5, on unlabelled pictures alone.
+    # Section 3.2: colour jitter, blur and CutMix with probability 0.5, on unlabelled pictures alone. Our choice: boxes
+    # of any share of the picture, as CutMix has them, cut off at its edge (UniMatch's are 2 to 40 % and inside it).
     augment=Augmentation(),
     cutmix=0.5,
-    # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin 0.85.
+    # Section 3.3: the mean of the labelled, unlabelled and alignment losses, of weight 1 each; margin .85. Our choices,
+    # as the paper does not say: alignment's mean is over the tokens that are kept, not over all, and so is larger; and
+    # the frozen encoder sees the student's own, perturbed picture (align_sees).
     align_weight=1.0,
 )
 
@@ -123,7 +128,7 @@ _STUDENT_V2 = replace(
     # Our choice: pixels are ranked by the scale-and-shift-invariant loss, and are left out of gradient matching too
     # (drop_gradient); the paper speaks of regions, its author of pixels (V2 issue 108).
     drop_share=0.1,
-    # The weight of alignment is not stated; 1 as in V1.
+    # The weight of alignment is not stated; 1 as in V1. Our choice: the sum of both losses, where V1 takes their mean.
     align_weight=1.0,
     # As V1; its author calls them unnecessary for S and B taught by G (V2 issue 207): --set augment=null cutmix=0.
     augment=Augmentation(),
@@ -300,6 +305,7 @@ RECIPES: dict[str, Recipe] = {
         num_scenes=64,
         scene_px=(56, 70),
         sizes=((0.0, 56, 70),),
+        head_bias=0.5,
         batch_size=8,
         steps=60,
         warmup=10,
