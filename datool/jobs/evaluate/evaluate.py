@@ -18,7 +18,7 @@ from datool import __version__
 from datool.data.sample import Sample
 from datool.data.sources.base import Row
 from datool.data.sources.da2k import read_pairs
-from datool.data.sources.table import SOURCES, find_root
+from datool.data.sources.table import FETCHED, SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.estimators.saved import SavedMaps
@@ -41,8 +41,9 @@ from datool.evaluation.results import (
 )
 from datool.files import write_bytes
 from datool.jobs.evaluate import scoring
-from datool.jobs.evaluate.predictors import NamedPredictor, Settings, named_predictor, saved
+from datool.jobs.evaluate.predictors import AUTO, NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
+from datool.settings import check_part
 
 ALL = "all"
 MANIFEST_BENCH = "manifest"
@@ -52,17 +53,19 @@ DEFAULT_PROTOCOL = "lsq-disparity"
 WAITING = 4
 # Worst and best images of a report, each, and photos that the speed is measured on.
 NUM_PICTURES, NUM_SPEED = 6, 32
+# (name of a data set, what gets lines of text) -> its folder.
+Fetch = Callable[[str, Callable[[str], None]], Path]
 Galleries = dict[tuple[str, str], tuple[list[Picture], list[Picture]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to score, against what, and how.
 
     Args:
         bench: names of `BENCHMARKS`, or ``all``: those whose files are found.
         manifest: own data, in place of ``bench``.
-        model: as of `datool.jobs.evaluate.predictors.named_predictor`; not ``auto``.
+        model: as of `datool.jobs.evaluate.predictors.named_predictor`; empty = ``auto``, if there are no predictions.
         predictions: in place of ``model``: a folder of saved maps, or a pattern, as of `SavedMaps`.
         compare: in place of both, for `compare`: several models or folders of maps.
         quantity, ambiguity, divisor: of maps and rivals that do not say; None = they must.
@@ -71,7 +74,7 @@ class EvalOptions:
         overrides: fields of the protocol as texts.
         csv: file of the rows, one an image; a run that was killed goes on from it. None = not written.
         rows: further such files, of shards, whose images are not scored again.
-        shard: (i, n) = of every n images the i-th alone, from 1.
+        shard: (i, n) = of every n images the i-th alone, from 0.
         html: file of the report. None = not written.
         speed: whether images a second, latency and memory of models are measured.
         resample: what `compare` draws, a name of `datool.evaluation.compare.RESAMPLES`.
@@ -92,7 +95,7 @@ class EvalOptions:
     overrides: Mapping[str, str] = field(default_factory=dict)
     csv: Path | None = None
     rows: Sequence[Path] = ()
-    shard: tuple[int, int] = (1, 1)
+    shard: tuple[int, int] = (0, 1)
     html: Path | None = None
     speed: bool = False
     resample: str = "image"
@@ -155,7 +158,9 @@ class Compared:
         )
 
 
-def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> EvalSummary:
+def evaluate(
+    options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None, fetch: Fetch | None = None
+) -> EvalSummary:
     """Score every image of the benchmarks; name those that cannot be.
 
     Maps are held one at a time a process; only rows are kept. With ``csv`` a killed run goes on where it ended, and
@@ -164,21 +169,25 @@ def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda
     Args:
         options: what, against what, how.
         progress: called after each image, and with messages.
+        fetch: brings a benchmark's data set whose files are not there; None = that they are not is an error.
     Raises:
         DatoolError: nothing or too much to score; no such benchmark, model, protocol or field; files not there; or the
             csv holds rows of another predictor or protocol.
     """
-    if options.compare or bool(options.model) == (options.predictions is not None):
+    if options.compare or (options.model and options.predictions is not None):
         raise DatoolError("expected either a model or saved maps to score.", "Give --model or --predictions.")
-    return _evaluate(options, [options.model or None], progress).summaries[0]
+    spec = None if options.predictions is not None else options.model or AUTO
+    return _evaluate(options, [spec], progress, fetch).summaries[0]
 
 
-def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> Compared:
+def compare(
+    options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None, fetch: Fetch | None = None
+) -> Compared:
     """Score several predictors one after the other, and tell how they differ on the images that all scored.
 
     Args:
         options: as of `evaluate`, with ``compare``; the first is what the others are compared with.
-        progress: called after each image, and with messages.
+        progress, fetch: as of `evaluate`.
     Raises:
         DatoolError: as of `evaluate`; fewer than two to compare, one of them twice, or no image that all scored.
     """
@@ -187,15 +196,35 @@ def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda 
             f"expected two or more different models or folders to compare, got {', '.join(options.compare) or 'none'}.",
             "Write datool eval --compare tiny maps/ and leave out --model and --predictions.",
         )
-    return _evaluate(options, list(options.compare), progress)
+    return _evaluate(options, list(options.compare), progress, fetch)
 
 
-def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Callable[[Progress], None]) -> Compared:
+def _evaluate(
+    options: EvalOptions,
+    specs: Sequence[str | None],
+    progress: Callable[[Progress], None],
+    fetch: Fetch | None,
+) -> Compared:
     """Score each of ``specs`` (None = ``options.predictions``), write what is to be written, return all."""
     _check(options, specs)
     missing: dict[str, str] = {}
+
+    def tell(text: str) -> None:
+        progress(Progress(0, message=text))
+
+    def find(source: str) -> Path:
+        """Return where a data set is; one that can be fetched is, if it is not there or not whole."""
+        if fetch is None or source not in FETCHED or source in options.roots:
+            return find_root(source, options.roots)
+        try:
+            root = find_root(source, options.roots)
+            SOURCES[source].index(root, SOURCES[source].splits[0])
+            return root
+        except DatoolError:
+            return fetch(source, tell)
+
     # Options are checked before a model is loaded, which takes longest.
-    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing)]
+    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing, find)]
     earlier = _earlier(options, {bench: protocol for bench, _, _, protocol in jobs})
     summaries: list[EvalSummary] = []
     galleries: Galleries = {}
@@ -205,7 +234,7 @@ def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Calla
             assert options.predictions is not None, "either a model or maps"
             one = saved(options.predictions, options.settings())
         else:
-            one = named_predictor(spec, options.settings())
+            one = named_predictor(spec, options.settings(), tell)
         if len(specs) == 1:
             _check_predictor(options, earlier, one.identity)
         results = []
@@ -239,15 +268,14 @@ def _compare(number: int, summaries: Sequence[EvalSummary], options: EvalOptions
 def _check(options: EvalOptions, specs: Sequence[str | None]) -> None:
     if bool(options.bench) == (options.manifest is not None):
         raise DatoolError("expected either benchmarks or a manifest to score against.", "Give --bench or --manifest.")
-    if "auto" in specs:
-        raise DatoolError("a score needs a named model, got --model auto.", "Give a name, a file or a folder.")
     if options.workers < 0:
         raise DatoolError(f"{options.workers} workers cannot be.", "Give a number, or 0 for one a CPU core.")
-    if not 1 <= options.shard[0] <= options.shard[1]:
-        raise DatoolError(f"shard {options.shard[0]} of {options.shard[1]} cannot be.", "Count them from 1: 1/2, 2/2.")
+    check_part(options.shard, "--shard")
 
 
-def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[str, Benchmark, Path]]:
+def _benches(
+    options: EvalOptions, missing: dict[str, str], find: Callable[[str], Path]
+) -> Iterator[tuple[str, Benchmark, Path]]:
     """Yield name, row and root; of ``all``, note those whose files are not there."""
     if options.manifest is not None:
         if not options.manifest.exists():
@@ -257,7 +285,7 @@ def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[st
     if ALL not in options.bench:
         for bench in dict.fromkeys(options.bench):
             row = lookup(BENCHMARKS, bench, "benchmark")
-            yield bench, row, find_root(row.source, options.roots)
+            yield bench, row, find(row.source)
         return
     for bench, row in BENCHMARKS.items():
         try:
@@ -335,7 +363,7 @@ class _Run:
         if twice:
             raise DatoolError(f"{root} names {len(twice)} samples twice, such as '{twice[0]}'.", "Make ids unique.")
         part, of = options.shard
-        self.samples = samples[part - 1 :: of]
+        self.samples = samples[part::of]
         if not self.samples:
             raise DatoolError(f"{root} holds no sample of split '{split}'.", SOURCES[row.source].layout)
         self.pairs = read_pairs(root) if row.pairs else {}
