@@ -58,7 +58,8 @@ def test_the_files_hold_what_was_rendered(format, depth, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["manifest", "shards"])
-def test_kills_and_workers_change_no_byte(format, tmp_path):
+def test_kills_and_workers_change_no_byte(format, tmp_path, monkeypatch):
+    monkeypatch.setattr("datool.jobs.data.synth.BATCH_CPU", 8)
     whole = options(tmp_path / "whole", 40, format=format)
     assert synth(whole).num_skipped == 0
     killed = replace(whole, out=tmp_path / "killed")

@@ -203,7 +203,7 @@ def synth(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Photos to lay on surfaces: 256 of them, drawn by the seed. They show in the pictures.",
+            help="Photos to lay on surfaces, 256 of them drawn by the seed. They show in the pictures.",
             show_default=False,
             rich_help_panel=IN_OUT,
         ),

@@ -35,7 +35,7 @@ def persons(
     stride = torch.where(draws.chance(n, 0.5), draws.uniform(n, 0.25, 0.6), draws.uniform(n, 0.0, 0.1)) * ~sits
     lean, turned = draws.normal(n, 0.03, 0.08), draws.normal(n, 0, 0.5)
     build = draws.uniform(n, 0.85, 1.25)
-    hip_z = torch.where(sits, draws.uniform(n, 0.25, 0.3), 0.52)
+    hip_z = torch.where(sits, draws.uniform(n, 0.25, 0.3), 0.02 + 0.5 * stride.cos())  # the front foot stands
     at = lambda x, y, z: stage.where(xy, yaw, point(x, y, z) * tall[..., None] + point(zero, zero, floor))  # noqa: E731
     neck_x, neck_z = 0.3 * lean.sin(), hip_z + 0.3 * lean.cos()
     look = yaw + turned

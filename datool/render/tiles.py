@@ -57,9 +57,14 @@ def _standing(scene: Scene) -> Tensor:
 
 def _overlap(low_bp2: Tensor, high_bp2: Tensor, at_bt2k: Tensor) -> Tensor:
     """Return (B, P, T): whether shapes' rectangles touch those round each tile's points, with some room."""
-    first, last = at_bt2k.amin(-1)[:, None], at_bt2k.amax(-1)[:, None]
+    first, last = at_bt2k.amin(-1), at_bt2k.amax(-1)
     room = 1e-4 + 1e-4 * torch.maximum(first.abs(), last.abs())
-    return ((low_bp2[:, :, None] <= last + room) & (high_bp2[:, :, None] >= first - room)).all(-1)
+    first, last = first - room, last + room
+    sides = [
+        (low_bp2[:, :, None, axis] <= last[:, None, :, axis]) & (high_bp2[:, :, None, axis] >= first[:, None, :, axis])
+        for axis in (0, 1)
+    ]
+    return sides[0] & sides[1]
 
 
 def touched_by_view(scene: Scene, ray_bt3k: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ FORMATS = ("manifest", "shards")
 # What decided the files of a folder, so that another run does not mix its own in.
 SETTINGS = "synth.json"
 # Pictures that a worker renders at once.
-BATCH_CPU, BATCH_GPU = 8, 256
+BATCH_CPU, BATCH_GPU = 32, 256
 FOLDER = 1000
 
 
