@@ -90,7 +90,11 @@ def predictor(model: LoadedModel, weights: Path, runtime: str, precision: str, o
         calibration = weights.with_name("calibration.txt")
         calibration.write_text("\n".join(str(path.resolve()) for path in others))
     path = weights.with_name(precision + suffix)
-    export(ExportOptions(str(weights), path, runtime, precision, calibrate=calibration, tolerance=math.inf))
+    export(
+        ExportOptions(
+            model=str(weights), out=path, format=runtime, precision=precision, calibrate=calibration, tolerance=math.inf
+        )
+    )
     return Predictor(exported.engine(exported.read(path)))
 
 

@@ -108,7 +108,9 @@ def prepare(work: Path, options: argparse.Namespace, contenders: list[str]) -> N
             render(photos, 12, 1000)
         row = f"{weights.name}={weights / 'model.safetensors'}"
         try:
-            export(ExportOptions(row, path, runtime, precision, calibrate=photos, tolerance=1.0))
+            export(
+                ExportOptions(model=row, out=path, format=runtime, precision=precision, calibrate=photos, tolerance=1.0)
+            )
         except DatoolError as error:
             sys.exit(str(error))
 
@@ -274,7 +276,10 @@ def job(name, photos, folder, row, device, precision, file, batch_size, done) ->
 
     seen = [0]
     with tempfile.TemporaryDirectory() as out:
-        predict(PredictOptions(photos, Path(out), f"{row}={folder}", device=device, precision=precision), progress)
+        predict(
+            PredictOptions(inputs=photos, out=Path(out), model=f"{row}={folder}", device=device, precision=precision),
+            progress,
+        )
 
 
 def pipe(name, photos, folder, row, device, precision, file, batch_size, done) -> None:

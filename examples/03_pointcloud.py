@@ -18,7 +18,9 @@ HERE = Path(__file__).parent
 SHOWN = ("indoor-2", "indoor-3")
 WIDTH, HEIGHT = 320, 240
 
-options = CloudOptions([str(HERE / "photos.jsonl")], HERE.parent / "runs" / "clouds", formats=("ply", "glb", "html"))
+options = CloudOptions(
+    inputs=[str(HERE / "photos.jsonl")], out=HERE.parent / "runs" / "clouds", formats=("ply", "glb", "html")
+)
 summary = pointcloud(options)
 assert not summary.failed, summary.failed
 

@@ -69,7 +69,7 @@ def train_quietly(recipe, options):
 
 
 def options(out, **rest):
-    return TrainOptions(out, device="cpu", num_workers=0, **rest)
+    return TrainOptions(out=out, device="cpu", num_workers=0, **rest)
 
 
 def lines(out):

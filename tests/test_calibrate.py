@@ -67,7 +67,9 @@ def folder(tmp_path):
 
 @pytest.fixture
 def options(folder):
-    return CalibrateOptions(folder / "c.json", [str(folder / "photos/a.png")], maps=str(folder / "maps"), device="cpu")
+    return CalibrateOptions(
+        out=folder / "c.json", inputs=[str(folder / "photos/a.png")], maps=str(folder / "maps"), device="cpu"
+    )
 
 
 def points_file(path, seeds, depths, num=12):
@@ -188,9 +190,9 @@ def test_the_ground_recovers_them(options, folder):
     truth, horizon = plane(folder)
     for number, ground in enumerate(
         (
-            GroundOptions(1.5, pitch_deg=4, focal_px=60),
-            GroundOptions(1.5, horizon_row=horizon, focal_px=60),
-            GroundOptions(1.5, pitch_deg=4, fov_deg=math.degrees(2 * math.atan(WIDTH / 2 / 60))),
+            GroundOptions(height_m=1.5, pitch_deg=4, focal_px=60),
+            GroundOptions(height_m=1.5, horizon_row=horizon, focal_px=60),
+            GroundOptions(height_m=1.5, pitch_deg=4, fov_deg=math.degrees(2 * math.atan(WIDTH / 2 / 60))),
         )
     ):
         out = folder / f"{number}.json"
@@ -209,20 +211,20 @@ def test_the_ground_is_looked_for_where_the_mask_says(options, folder):
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[:, :20] = 255
     cv2.imwrite(str(folder / "mask.png"), mask)
-    ground = GroundOptions(1.5, pitch_deg=4, focal_px=60, mask=folder / "mask.png")
+    ground = GroundOptions(height_m=1.5, pitch_deg=4, focal_px=60, mask=folder / "mask.png")
     (row,) = calibrate(replace(options, ground=ground)).calibrations.images.values()
     assert is_exact(row, 1e-4) and row.num_outliers == 0
 
 
 def test_ground_needs_a_camera(options):
     with pytest.raises(DatoolError, match=r"no camera is known.*--focal-px"):
-        calibrate(replace(options, ground=GroundOptions(1.5, pitch_deg=0)))
+        calibrate(replace(options, ground=GroundOptions(height_m=1.5, pitch_deg=0)))
 
 
 def test_a_slipping_horizon_is_warned_of(options, folder):
     plane(folder)
     (row,) = calibrate(
-        replace(options, ground=GroundOptions(1.5, pitch_deg=4, focal_px=60))
+        replace(options, ground=GroundOptions(height_m=1.5, pitch_deg=4, focal_px=60))
     ).calibrations.images.values()
     assert any("a horizon wrong by 0.5 degrees would move depth" in text for text in row.warnings)
 
@@ -237,7 +239,9 @@ RELATIVE = (Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT)
 def predicted(folder, weights):
     """Maps by a model, and depth that goes with them."""
     out = folder / "out"
-    predict(PredictOptions([str(folder / "photos")], out, str(weights), ("npz",), device="cpu"))
+    predict(
+        PredictOptions(inputs=[str(folder / "photos")], out=out, model=str(weights), formats=("npz",), device="cpu")
+    )
     maps = [read_map(out / f"{name}.npz").values for name in "ab"]
     assert all(np.ptp(values) > 1e-3 for values in maps)
     low, high = min(map(np.min, maps)), max(map(np.max, maps))
@@ -248,7 +252,7 @@ def predicted(folder, weights):
 def test_predict_writes_metres_with_a_calibration(predicted, folder, weights):
     photos = [str(folder / "photos")]
     file = points_file(folder / "p.csv", {"a.png,": 0, "b.png,": 1}, predicted, num=30)
-    by_model = CalibrateOptions(folder / "c.json", photos, points=file, model=str(weights), device="cpu")
+    by_model = CalibrateOptions(out=folder / "c.json", inputs=photos, points=file, model=str(weights), device="cpu")
     calibrate(by_model)
     found = read_calibration(folder / "c.json")
     by_maps = calibrate(replace(by_model, out=folder / "c2.json", maps=str(folder / "out")))
@@ -257,7 +261,12 @@ def test_predict_writes_metres_with_a_calibration(predicted, folder, weights):
         other = by_maps.calibrations.images[path]
         assert np.allclose([row.scale_per_m, row.shift_per_m], [other.scale_per_m, other.shift_per_m], rtol=1e-3)
     metric = PredictOptions(
-        photos, folder / "metric", str(weights), ("npz",), device="cpu", calibration=folder / "c.json"
+        inputs=photos,
+        out=folder / "metric",
+        model=str(weights),
+        formats=("npz",),
+        device="cpu",
+        calibration=folder / "c.json",
     )
     assert predict(metric).done == 2
     for seed, row in enumerate(read_manifest(folder / "metric").values()):
@@ -272,7 +281,9 @@ def test_points_are_in_the_photo_as_it_is_seen(folder, weights):
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
     stored.save(folder / "turned.jpg", exif=exif)
-    turned = CalibrateOptions(folder / "c.json", [str(folder / "turned.jpg")], model=str(weights), device="cpu")
+    turned = CalibrateOptions(
+        out=folder / "c.json", inputs=[str(folder / "turned.jpg")], model=str(weights), device="cpu"
+    )
     with pytest.raises(DatoolError, match=r"the point \(60, 1\) is outside the upright photo, which is 48 wide and 64"):
         calibrate(replace(turned, point=["60,1,1", "1,60,2"]))
     pred = load(weights, device="cpu").predict(folder / "turned.jpg").values
@@ -287,9 +298,16 @@ def test_another_calibration_does_not_mix(predicted, folder, weights):
     depths = {seed: depth * 2 for seed, depth in predicted.items()}
     for name, truth in (("c", predicted), ("c2", depths)):
         file = points_file(folder / "p.csv", {"a.png,": 0, "b.png,": 1}, truth)
-        calibrate(CalibrateOptions(folder / f"{name}.json", photos, points=file, model=str(weights), device="cpu"))
+        calibrate(
+            CalibrateOptions(out=folder / f"{name}.json", inputs=photos, points=file, model=str(weights), device="cpu")
+        )
     metric = PredictOptions(
-        photos, folder / "metric", str(weights), ("npz",), device="cpu", calibration=folder / "c.json"
+        inputs=photos,
+        out=folder / "metric",
+        model=str(weights),
+        formats=("npz",),
+        device="cpu",
+        calibration=folder / "c.json",
     )
     predict(metric)
     assert predict(metric).skipped == 2
@@ -304,11 +322,16 @@ def test_another_calibration_does_not_mix(predicted, folder, weights):
 def test_photos_without_a_calibration_and_other_sizes_are_refused(predicted, folder, weights):
     file = points_file(folder / "p.csv", {"": 0}, predicted)
     one = CalibrateOptions(
-        folder / "c.json", [str(folder / "photos/a.png")], points=file, model=str(weights), device="cpu"
+        out=folder / "c.json", inputs=[str(folder / "photos/a.png")], points=file, model=str(weights), device="cpu"
     )
     calibrate(one)
     metric = PredictOptions(
-        [str(folder / "photos")], folder / "m", str(weights), ("npz",), device="cpu", calibration=one.out
+        inputs=[str(folder / "photos")],
+        out=folder / "m",
+        model=str(weights),
+        formats=("npz",),
+        device="cpu",
+        calibration=one.out,
     )
     summary = predict(metric)
     assert summary.done == 1 and "no calibration of" in summary.failed[0][1]
@@ -344,8 +367,8 @@ def test_a_metric_model_needs_none(options, tmp_path):
         ({"labelled": Path("absent.jsonl"), "inputs": ()}, "cannot read absent.jsonl"),
         ({"labelled": Path("x.jsonl")}, "names its photos itself"),
         ({"maps": "absent", "point": ["1,1,1"]}, "no folder of predictions absent"),
-        ({"ground": GroundOptions(1.5, focal_px=60)}, "needs one of --pitch-deg and --horizon-row"),
-        ({"ground": GroundOptions(1.5, 0, focal_px=60, fov_deg=60)}, "--focal-px and --fov-deg"),
+        ({"ground": GroundOptions(height_m=1.5, focal_px=60)}, "needs one of --pitch-deg and --horizon-row"),
+        ({"ground": GroundOptions(height_m=1.5, pitch_deg=0, focal_px=60, fov_deg=60)}, "--focal-px and --fov-deg"),
     ],
 )
 def test_what_is_wrong_is_told(options, changes, problem):

@@ -59,7 +59,7 @@ def clean(folder: Path) -> list[dict[str, object]]:
 
 def checked(folder: Path, rows: list[dict[str, object]], **options: object) -> SetReport:
     (folder / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return check(CheckOptions([str(folder)], num_workers=1, **options))[0]
+    return check(CheckOptions(sources=[str(folder)], num_workers=1, **options))[0]
 
 
 def found(report: SetReport) -> dict[int, set[str]]:
@@ -220,7 +220,7 @@ def test_a_set_without_faults_is_called_right(tmp_path):
     seen: list[CheckProgress] = []
     rows = clean(tmp_path / "set")
     (tmp_path / "set" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report = check(CheckOptions([str(tmp_path / "set")], num_workers=1), seen.append)[0]
+    report = check(CheckOptions(sources=[str(tmp_path / "set")], num_workers=1), seen.append)[0]
     assert report.findings == () and not report.is_broken
     assert report.unit == "metres" and report.valid == 1 and 0 < report.sky < 0.5
     assert sum(report.depth_counts) == sum(report.disparity_counts) > 0
@@ -250,7 +250,7 @@ def test_rows_are_taken_evenly_and_workers_change_nothing(tmp_path):
     write_depth(folder, number, scenes()[1][number][:, ::-1])
     one = checked(folder, rows, num=16)
     assert one.num_seen == 16 and [finding.id for finding in one.findings] == [f"{number:02d}.png"]
-    two = check(CheckOptions([str(folder)], num=16, num_workers=2))[0]
+    two = check(CheckOptions(sources=[str(folder)], num=16, num_workers=2))[0]
     assert replace(two, seconds=0) == replace(one, seconds=0)
 
 
@@ -260,22 +260,22 @@ def test_shards_and_unlabelled_images_are_checked_too(tmp_path):
     folder = tmp_path / "set"
     rows = clean(folder)
     checked(folder, rows)
-    pack(PackOptions("manifest", tmp_path / "shards", folder, rows_per_shard=20, depth="npz"))
-    report = check(CheckOptions([str(tmp_path / "shards")], num_workers=1))[0]
+    pack(PackOptions(source="manifest", out=tmp_path / "shards", root=folder, rows_per_shard=20, depth="npz"))
+    report = check(CheckOptions(sources=[str(tmp_path / "shards")], num_workers=1))[0]
     assert (report.name, report.num_labelled, report.findings) == ("packed", NUM, ())
     (folder / "manifest.jsonl").unlink()
     for path in folder.glob("*.tiff"):
         path.unlink()
-    report = check(CheckOptions([str(folder)], num_workers=1))[0]
+    report = check(CheckOptions(sources=[str(folder)], num_workers=1))[0]
     assert (report.name, report.num_labelled, report.unit, report.findings) == ("images", 0, "none", ())
 
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(DatoolError, match="no data set"):
-        check(CheckOptions([str(tmp_path / "no")]))
+        check(CheckOptions(sources=[str(tmp_path / "no")]))
     (tmp_path / "manifest.jsonl").write_text("")
     with pytest.raises(DatoolError, match="no rows"):
-        check(CheckOptions([str(tmp_path)]))
+        check(CheckOptions(sources=[str(tmp_path)]))
 
 
 def test_a_pair_costs_little_memory():
@@ -296,6 +296,6 @@ def test_the_command_draws_and_fails_on_what_is_broken(tmp_path):
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="needs the real images")
 def test_real_maps_are_called_right():
-    report = check(CheckOptions([str(REAL)], num_workers=1))[0]
+    report = check(CheckOptions(sources=[str(REAL)], num_workers=1))[0]
     assert report.unit == "metres" and not report.is_broken
     assert [(finding.id, finding.kind) for finding in report.findings] == [("middlebury-teddy", "8-bit")]

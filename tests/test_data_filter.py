@@ -79,7 +79,7 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_each_bad_image_goes_for_its_reason(images, tmp_path):
-    summary = filter_images(FilterOptions([str(images)], tmp_path / "kept.jsonl", num_workers=1))
+    summary = filter_images(FilterOptions(inputs=[str(images)], out=tmp_path / "kept.jsonl", num_workers=1))
     assert summary.num_images == NUM_GOOD + len(BAD) + 1 and summary.num_kept == NUM_GOOD
     rejected = lines(summary.rejected)
     assert {row["id"]: row["reason"] for row in rejected} == {f"x-{name}.jpg": name for name in (*BAD, "broken")}
@@ -90,7 +90,7 @@ def test_each_bad_image_goes_for_its_reason(images, tmp_path):
 
 
 def test_the_list_is_a_manifest(images, tmp_path):
-    filter_images(FilterOptions([str(images)], tmp_path / "lists" / "kept.jsonl", num_workers=1))
+    filter_images(FilterOptions(inputs=[str(images)], out=tmp_path / "lists" / "kept.jsonl", num_workers=1))
     kept = open_set(SetSpec("manifest", tmp_path / "lists" / "kept.jsonl"))
     assert kept.counts == [NUM_GOOD] and kept.read(0, 3).image.shape == (300, 400, 3)
 
@@ -101,7 +101,7 @@ def test_rows_of_a_manifest_stay_whole(images, tmp_path):
     cv2.imwrite(str(source.parent / "a.jpg"), photo(5))
     np.save(source.parent / "a.npy", np.ones((300, 400), np.float32))
     source.write_text('{"image": "a.jpg", "depth": "a.npy", "licence": "mine", "camera_px": [9, 9, 9, 9]}\n')
-    filter_images(FilterOptions([str(source)], tmp_path / "out" / "kept.jsonl", num_workers=1))
+    filter_images(FilterOptions(inputs=[str(source)], out=tmp_path / "out" / "kept.jsonl", num_workers=1))
     row = lines(tmp_path / "out" / "kept.jsonl")[0]
     assert row["licence"] == "mine" and row["camera_px"] == [9, 9, 9, 9]
     sample = open_set(SetSpec("manifest", tmp_path / "out" / "kept.jsonl")).read(0, 0)
@@ -109,7 +109,7 @@ def test_rows_of_a_manifest_stay_whole(images, tmp_path):
 
 
 def test_kills_and_workers_change_nothing_and_limits_cost_nothing(images, tmp_path, monkeypatch):
-    whole = FilterOptions([str(images)], tmp_path / "whole" / "kept.jsonl", num_workers=1)
+    whole = FilterOptions(inputs=[str(images)], out=tmp_path / "whole" / "kept.jsonl", num_workers=1)
     filter_images(whole)
     killed = replace(whole, out=tmp_path / "killed" / "kept.jsonl")
     monkeypatch.setattr(data_filter, "BATCH", 4)
@@ -135,23 +135,23 @@ def test_kills_and_workers_change_nothing_and_limits_cost_nothing(images, tmp_pa
 
 def test_measures_of_other_images_are_not_used(images, tmp_path):
     cv2.imwrite(str(tmp_path / "a.jpg"), photo(0))
-    filter_images(FilterOptions([str(tmp_path)], tmp_path / "kept.jsonl", num_workers=1))
+    filter_images(FilterOptions(inputs=[str(tmp_path)], out=tmp_path / "kept.jsonl", num_workers=1))
     (tmp_path / "a.jpg").rename(tmp_path / "b.jpg")
     with pytest.raises(DatoolError, match="measures of other images"):
-        filter_images(FilterOptions([str(tmp_path)], tmp_path / "kept.jsonl", num_workers=1))
+        filter_images(FilterOptions(inputs=[str(tmp_path)], out=tmp_path / "kept.jsonl", num_workers=1))
     with pytest.raises(DatoolError, match="no data set"):
-        filter_images(FilterOptions([str(tmp_path / "no")], tmp_path / "k.jsonl"))
+        filter_images(FilterOptions(inputs=[str(tmp_path / "no")], out=tmp_path / "k.jsonl"))
 
 
 def test_what_is_kept_of_shards_is_packed(images, tmp_path):
-    pack(PackOptions("images", tmp_path / "all", images, rows_per_shard=10))
-    summary = filter_images(FilterOptions([str(tmp_path / "all")], tmp_path / "kept.jsonl", num_workers=1))
+    pack(PackOptions(source="images", out=tmp_path / "all", root=images, rows_per_shard=10))
+    summary = filter_images(FilterOptions(inputs=[str(tmp_path / "all")], out=tmp_path / "kept.jsonl", num_workers=1))
     assert summary.num_kept == NUM_GOOD and summary.reasons["broken"] == 0
-    packed = pack(PackOptions("shards", tmp_path / "kept", tmp_path / "all", only=summary.out))
+    packed = pack(PackOptions(source="shards", out=tmp_path / "kept", root=tmp_path / "all", only=summary.out))
     assert packed.num_samples == NUM_GOOD
     (tmp_path / "other.jsonl").write_text('{"id": "nothing"}\n')
     with pytest.raises(DatoolError, match="names 'nothing'"):
-        pack(PackOptions("shards", tmp_path / "none", tmp_path / "all", only=tmp_path / "other.jsonl"))
+        pack(PackOptions(source="shards", out=tmp_path / "none", root=tmp_path / "all", only=tmp_path / "other.jsonl"))
 
 
 @pytest.mark.parametrize("radius", [0, 1, 4, 7])
@@ -177,6 +177,6 @@ def test_good_photos_stay(tmp_path):
     chosen = tmp_path / "photos.jsonl"
     paths = sorted(PHOTOS.glob("*.jpg"))[::40]
     chosen.write_text("".join(json.dumps({"image": str(path)}) + "\n" for path in paths))
-    summary = filter_images(FilterOptions([str(chosen)], tmp_path / "kept.jsonl", num_workers=1))
+    summary = filter_images(FilterOptions(inputs=[str(chosen)], out=tmp_path / "kept.jsonl", num_workers=1))
     reasons = Counter(row["reason"] for row in lines(summary.rejected))
     assert summary.num_kept >= 0.97 * len(paths), reasons

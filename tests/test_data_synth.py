@@ -21,7 +21,10 @@ SIZE = (24, 32)
 
 
 def options(out: Path, num: int = 20, **more: object) -> SynthOptions:
-    return replace(SynthOptions(out, num, *SIZE, seed=3, num_workers=1, rows_per_shard=6), **more)
+    return replace(
+        SynthOptions(out=out, num=num, height_px=SIZE[0], width_px=SIZE[1], seed=3, num_workers=1, rows_per_shard=6),
+        **more,
+    )
 
 
 def contents(folder: Path) -> dict[str, str]:

@@ -84,7 +84,7 @@ def test_the_command_writes_a_checked_package(tmp_path, weights, program, monkey
 
 def test_too_large_an_error_writes_nothing(tmp_path, weights, program, monkeypatch):
     monkeypatch.setattr("datool.engines.export.to_program", lambda _: program)
-    options = ExportOptions(weights, tmp_path / "out", "torch-export", size_px=56, tolerance=0.0)
+    options = ExportOptions(model=weights, out=tmp_path / "out", format="torch-export", size_px=56, tolerance=0.0)
     with pytest.raises(DatoolError, match=r"from PyTorch's map of a rendered picture, more than 0; nothing"):
         export(options)
     assert not list((tmp_path / "out").iterdir())
@@ -100,7 +100,7 @@ def test_too_large_an_error_writes_nothing(tmp_path, weights, program, monkeypat
     ],
 )
 def test_what_cannot_be_is_refused_before_work(tmp_path, weights, change, told):
-    options = ExportOptions(weights, tmp_path / change.pop("out", "model.onnx"), **change)
+    options = ExportOptions(model=weights, out=tmp_path / change.pop("out", "model.onnx"), **change)
     with pytest.raises(DatoolError, match=told):
         export(options)
 

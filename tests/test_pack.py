@@ -82,7 +82,7 @@ def assert_as_the_source(folder: Path, name: str, root: Path) -> None:
 def test_a_folder_keeps_its_files_byte_for_byte(tmp_path):
     root = images(tmp_path / "in", 10)
     seen: list[PackProgress] = []
-    summary = pack(PackOptions("images", tmp_path / "out", root, rows_per_shard=4), seen.append)
+    summary = pack(PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=4), seen.append)
     assert (summary.num_shards, summary.num_samples, summary.num_failed, summary.num_skipped) == (3, 10, 0, 0)
     assert summary.num_bytes == sum(path.stat().st_size for path in (tmp_path / "out").glob("*.tar"))
     assert [step.done for step in seen] == list(range(1, 11))
@@ -95,7 +95,7 @@ def test_a_folder_keeps_its_files_byte_for_byte(tmp_path):
 def test_a_manifest_is_packed_exactly(image, tmp_path):
     pytest.importorskip("OpenEXR")
     root = manifest(tmp_path / "in", 7)
-    pack(PackOptions("manifest", tmp_path / "out", root, rows_per_shard=3, image=image))
+    pack(PackOptions(source="manifest", out=tmp_path / "out", root=root, rows_per_shard=3, image=image))
     endings = set()
     for path in (tmp_path / "out").glob("*.tar"):
         with tarfile.open(path) as tar:
@@ -113,7 +113,7 @@ def test_a_turned_photo_is_stored_as_it_is_and_read_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8, 4), (200, 10, 10)).save(tmp_path / "in" / "a.jpg", exif=exif)
-    pack(PackOptions("images", tmp_path / "out", tmp_path / "in"))
+    pack(PackOptions(source="images", out=tmp_path / "out", root=tmp_path / "in"))
     assert samples(tmp_path / "out")[0].image.shape == (8, 4, 3)
 
 
@@ -125,21 +125,21 @@ def test_tars_are_packed_without_unpacking(name, tmp_path):
             info = tarfile.TarInfo(f"x/{number}.jpg")
             info.size = len(picture(number))
             tar.addfile(info, io.BytesIO(picture(number)))
-    pack(PackOptions("tars", tmp_path / "out", tmp_path / "in", rows_per_shard=2))
+    pack(PackOptions(source="tars", out=tmp_path / "out", root=tmp_path / "in", rows_per_shard=2))
     assert_as_the_source(tmp_path / "out", "tars", tmp_path / "in")
 
 
 def test_shards_packed_again_are_the_same_images(tmp_path):
     images(tmp_path / "in", 6)
-    pack(PackOptions("images", tmp_path / "one", tmp_path / "in", rows_per_shard=2))
-    pack(PackOptions("shards", tmp_path / "two", tmp_path / "one", rows_per_shard=5))
+    pack(PackOptions(source="images", out=tmp_path / "one", root=tmp_path / "in", rows_per_shard=2))
+    pack(PackOptions(source="shards", out=tmp_path / "two", root=tmp_path / "one", rows_per_shard=5))
     for one, two in zip(samples(tmp_path / "one"), samples(tmp_path / "two"), strict=True):
         np.testing.assert_array_equal(one.image, two.image)
 
 
 def test_threads_and_reruns_change_no_byte(tmp_path):
     root = manifest(tmp_path / "in", 11)
-    options = PackOptions("manifest", tmp_path / "one", root, rows_per_shard=4, depth="npz")
+    options = PackOptions(source="manifest", out=tmp_path / "one", root=root, rows_per_shard=4, depth="npz")
     pack(options)
     pack(replace(options, out=tmp_path / "two", threads=3))
     whole = contents(tmp_path / "one")
@@ -152,8 +152,8 @@ def test_threads_and_reruns_change_no_byte(tmp_path):
 
 
 def test_the_bytes_do_not_depend_on_where_the_source_lies(tmp_path):
-    pack(PackOptions("images", tmp_path / "one", images(tmp_path / "here", 5), rows_per_shard=2))
-    pack(PackOptions("images", tmp_path / "two", images(tmp_path / "there", 5), rows_per_shard=2))
+    pack(PackOptions(source="images", out=tmp_path / "one", root=images(tmp_path / "here", 5), rows_per_shard=2))
+    pack(PackOptions(source="images", out=tmp_path / "two", root=images(tmp_path / "there", 5), rows_per_shard=2))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
@@ -161,12 +161,12 @@ def test_rows_that_fail_are_kept_with_their_reason(tmp_path):
     root = images(tmp_path / "in", 8)
     (root / "0" / "003.jpg").write_bytes(picture(3)[:100])
     (root / "1" / "004.jpg").write_bytes(b"")
-    summary = pack(PackOptions("images", tmp_path / "out", root, rows_per_shard=3))
+    summary = pack(PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=3))
     assert (summary.num_samples, summary.num_failed) == (6, 2)
     reasons = {failed.id: failed.reason for failed in summary.failed}
     assert set(reasons) == {"0/003.jpg", "1/004.jpg"}
     assert "cut short" in reasons["0/003.jpg"] and "empty" in reasons["1/004.jpg"]
-    again = pack(PackOptions("images", tmp_path / "out", root, rows_per_shard=3))
+    again = pack(PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=3))
     assert again.failed == summary.failed
 
 
@@ -175,15 +175,15 @@ def test_a_source_of_which_nothing_can_be_read_is_not_packed(tmp_path):
     for path in root.rglob("*.jpg"):
         path.write_bytes(b"nothing")
     with pytest.raises(DatoolError, match=r"no row of the first shard can be read; '0/000\.jpg'"):
-        pack(PackOptions("images", tmp_path / "out", root))
+        pack(PackOptions(source="images", out=tmp_path / "out", root=root))
     assert not list((tmp_path / "out").glob("*.tar")) and not list((tmp_path / "out").glob("*.tmp"))
     images(root, 4)
-    assert pack(PackOptions("images", tmp_path / "out", root)).num_samples == 4
+    assert pack(PackOptions(source="images", out=tmp_path / "out", root=root)).num_samples == 4
 
 
 def test_another_list_or_other_settings_are_not_mixed_in(tmp_path):
     root = images(tmp_path / "in", 9)
-    options = PackOptions("images", tmp_path / "out", root, rows_per_shard=3)
+    options = PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=3)
     pack(options)
     for change, message in (({"image": "png"}, "image was 'original', now 'png'"), ({"rows_per_shard": 4}, "was 3")):
         with pytest.raises(DatoolError, match=message):
@@ -197,10 +197,10 @@ def test_rows_of_the_same_ids_but_other_files_are_another_list(tmp_path):
     root = manifest(tmp_path / "in", 4)
     rows = tmp_path / "in" / "manifest.jsonl"
     rows.write_text('{"id": "a", "image": "0.jpg"}\n')
-    pack(PackOptions("manifest", tmp_path / "out", root, depth="npz"))
+    pack(PackOptions(source="manifest", out=tmp_path / "out", root=root, depth="npz"))
     rows.write_text('{"id": "a", "image": "3.jpg"}\n')
     with pytest.raises(DatoolError, match="packed from other rows"):
-        pack(PackOptions("manifest", tmp_path / "out", root, depth="npz"))
+        pack(PackOptions(source="manifest", out=tmp_path / "out", root=root, depth="npz"))
 
 
 def test_an_image_that_its_reader_changes_is_stored_as_read(tmp_path):
@@ -211,7 +211,7 @@ def test_an_image_that_its_reader_changes_is_stored_as_read(tmp_path):
         sample = plain.read(row)
         return replace(sample, image=255 - sample.image)
 
-    pack(PackOptions(replace(plain, read=read, title="negatives"), tmp_path / "out", root, depth="npz"))
+    pack(PackOptions(source=replace(plain, read=read, title="negatives"), out=tmp_path / "out", root=root, depth="npz"))
     for one, row in zip(samples(tmp_path / "out"), plain.index(root, "all"), strict=True):
         np.testing.assert_array_equal(one.image, 255 - plain.read(row).image)
 
@@ -220,14 +220,14 @@ def test_wrong_options_say_so_before_anything_is_written(tmp_path):
     root = images(tmp_path / "in", 2)
     own = replace(SOURCES["images"], title="mine")
     for options, message in (
-        (PackOptions("imags", tmp_path / "out", root), "Did you mean 'images'"),
-        (PackOptions("images", tmp_path / "out", tmp_path / "no"), "no files of 'images'"),
-        (PackOptions("images", tmp_path / "out", root, split="no"), "no folder 'no'"),
-        (PackOptions("images", tmp_path / "out", root, image="gif"), "unknown image format"),
-        (PackOptions("images", tmp_path / "out", root, depth="color"), "is a picture"),
-        (PackOptions("images", tmp_path / "out", root, rows_per_shard=0), "expected at least 1"),
-        (PackOptions("images", tmp_path / "out", root, threads=0), "threads"),
-        (PackOptions(own, tmp_path / "out"), "no root for mine"),
+        (PackOptions(source="imags", out=tmp_path / "out", root=root), "Did you mean 'images'"),
+        (PackOptions(source="images", out=tmp_path / "out", root=tmp_path / "no"), "no files of 'images'"),
+        (PackOptions(source="images", out=tmp_path / "out", root=root, split="no"), "no folder 'no'"),
+        (PackOptions(source="images", out=tmp_path / "out", root=root, image="gif"), "unknown image format"),
+        (PackOptions(source="images", out=tmp_path / "out", root=root, depth="color"), "is a picture"),
+        (PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=0), "expected at least 1"),
+        (PackOptions(source="images", out=tmp_path / "out", root=root, threads=0), "threads"),
+        (PackOptions(source=own, out=tmp_path / "out"), "no root for mine"),
     ):
         with pytest.raises(DatoolError, match=message):
             pack(options)
@@ -243,7 +243,7 @@ def test_a_source_of_ones_own_is_packed(tmp_path):
         return Sample(row.id, image, DepthMap(np.full((4, 6), 1.5, np.float32), Quantity.DEPTH, Ambiguity.NONE))
 
     source = Source(index, read, ("all",), "none", Quantity.DEPTH, Ambiguity.NONE, "generated")
-    pack(PackOptions(source, tmp_path / "out", tmp_path, rows_per_shard=2, depth="png16"))
+    pack(PackOptions(source=source, out=tmp_path / "out", root=tmp_path, rows_per_shard=2, depth="png16"))
     packed = samples(tmp_path / "out")
     assert [one.image[0, 0, 0] for one in packed] == [0, 1, 2, 3, 4] and packed[0].depth.values[0, 0] == 1.5
 
@@ -253,7 +253,7 @@ def test_failed_rows_are_tried_again_when_asked(tmp_path):
     broken = root / "1" / "004.jpg"
     whole, broken_bytes = broken.read_bytes(), b"nothing"
     broken.write_bytes(broken_bytes)
-    options = PackOptions("images", tmp_path / "out", root, rows_per_shard=3)
+    options = PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=3)
     pack(options)
     broken.write_bytes(whole)
     assert pack(options).num_failed == 1
@@ -271,7 +271,7 @@ def test_failed_rows_are_tried_again_when_asked(tmp_path):
 def test_a_retry_that_is_killed_is_gone_on_with(tmp_path):
     root = images(tmp_path / "in", 6)
     (root / "0" / "000.jpg").write_bytes(b"nothing")
-    options = PackOptions("images", tmp_path / "out", root, rows_per_shard=3)
+    options = PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=3)
     pack(options)
     (root / "0" / "000.jpg").write_bytes(picture(0))
 
@@ -291,7 +291,7 @@ def test_images_of_a_database_keep_their_bytes(tmp_path):
     with lmdb.open(str(tmp_path / "in")) as database, database.begin(write=True) as writing:
         for number, ending in enumerate(("jpg", "png", "webp", "bmp")):
             writing.put(f"{number}".encode(), picture(number, ending))
-    pack(PackOptions("lmdb", tmp_path / "out", tmp_path / "in"))
+    pack(PackOptions(source="lmdb", out=tmp_path / "out", root=tmp_path / "in"))
     assert_as_the_source(tmp_path / "out", "lmdb", tmp_path / "in")
     with tarfile.open(tmp_path / "out" / "000000.tar") as tar:
         found = {name: tar.extractfile(name).read() for name in tar.getnames() if not name.endswith("json")}
@@ -306,14 +306,16 @@ import sys
 from pathlib import Path
 from datool.jobs.data.pack import PackOptions, pack
 
-options = PackOptions("manifest", Path(sys.argv[1]), Path(sys.argv[2]), rows_per_shard=3, depth="npz")
+options = PackOptions(
+    source="manifest", out=Path(sys.argv[1]), root=Path(sys.argv[2]), rows_per_shard=3, depth="npz"
+)
 pack(options, lambda step: step.done and print("done", flush=True))
 """
 
 
 def test_twenty_kills_change_no_byte(tmp_path):
     root = manifest(tmp_path / "in", 90)
-    pack(PackOptions("manifest", tmp_path / "whole", root, rows_per_shard=3, depth="npz"))
+    pack(PackOptions(source="manifest", out=tmp_path / "whole", root=root, rows_per_shard=3, depth="npz"))
     rng = random.Random(0)
     kills, torn, sets = 0, 0, 0
     while kills < 20:
@@ -333,7 +335,7 @@ def test_twenty_kills_change_no_byte(tmp_path):
             assert child.returncode == -signal.SIGKILL
             kills += 1
             torn += any(out.glob(".datool-*.tmp"))
-        pack(PackOptions("manifest", out, root, rows_per_shard=3, depth="npz"))
+        pack(PackOptions(source="manifest", out=out, root=root, rows_per_shard=3, depth="npz"))
         assert contents(out) == contents(tmp_path / "whole")
     print(f"{kills} kills of {sets} sets, {torn} inside a shard")
     assert torn > 0, "no kill hit while a shard was written"

@@ -54,7 +54,7 @@ def rooms(tmp_path):
 
 @pytest.fixture
 def options(rooms, tmp_path):
-    return CloudOptions([str(rooms)], tmp_path / "out")
+    return CloudOptions(inputs=[str(rooms)], out=tmp_path / "out")
 
 
 @pytest.fixture(scope="session")
@@ -329,7 +329,7 @@ def test_a_photo_whose_camera_nobody_knows_fails_with_the_way_out(options, rooms
 def test_what_predict_wrote_is_taken_with_its_photos(options, rooms, weights, tmp_path):
     maps = tmp_path / "maps"
     photos = [str(rooms.parent / "a.png"), str(rooms.parent / "sub")]
-    predict(PredictOptions(photos, maps, str(weights / "nano-metric.safetensors"), device="cpu"))
+    predict(PredictOptions(inputs=photos, out=maps, model=str(weights / "nano-metric.safetensors"), device="cpu"))
     asked = replace(options, inputs=[str(maps)], fov_deg=70, grazing_deg=0, edge=1e9)
     assert pointcloud(asked).done == 3
     assert {name for name in tree(asked.out) if name.endswith(".ply")} == {"a.ply", "b.ply", "c.ply"}
@@ -496,7 +496,7 @@ def test_the_options_of_the_command_are_those_of_the_job():
     from typer.main import get_command
 
     offered = {item.name: item.default for item in get_command(app).commands["pointcloud"].params}
-    job = CloudOptions([], Path())
+    job = CloudOptions(inputs=[], out=Path())
     assert offered["format"] == ",".join(job.formats)
     for name in ("model", "edge", "grazing_deg", "seed", "axes", "fuse", "relative", "overwrite"):
         assert offered[name] == getattr(job, name), name

@@ -95,7 +95,7 @@ def shards(root: Path, count: int = 3, each: int = 4) -> Path:
 
 def label(*inputs, out, model, **rest) -> Path:
     how = {"rows_per_shard": 5, "device": "cpu", "labels": LABELS, **rest}
-    pseudo_label(PseudoLabelOptions(tuple(map(str, inputs)), out, str(model), **how))
+    pseudo_label(PseudoLabelOptions(inputs=tuple(map(str, inputs)), out=out, model=str(model), **how))
     return out
 
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_labelled_says_so_before_anything_is_written(tmp_path, we
         (("kitti",), {"roots": {"kitti": root}}, "Pack it first"),
         ((root,), {"format": "tars"}, "format of labels"),
         ((root,), {"engine": "spark"}, "engine"),
-        ((root,), {"worker": (2, 2)}, "Count from 0"),
+        ((root,), {"worker": (2, 2)}, "counted from 0: 0/2 to 1/2"),
         ((root,), {"labels": LabelOptions(depth="color")}, "picture"),
         ((root,), {"labels": LabelOptions(label_size="big")}, "label size"),
         ((root,), {"labels": LabelOptions(confidence="yes")}, "confidence"),
@@ -430,7 +430,7 @@ def assert_kills_change_nothing(tmp_path, weights, count, kills, size_px, **rest
     killed = 0
     for seed in range(20):  # a set may be finished before it was killed so often: then another one
         out = tmp_path / f"killed-{seed}"
-        options = PseudoLabelOptions((str(root),), out, str(weights), device="cpu", **how)
+        options = PseudoLabelOptions(inputs=(str(root),), out=out, model=str(weights), device="cpu", **how)
         now, torn = run_with_kills(options, kills - killed, seed)
         print(f"{now} workers killed, {torn} of them with a shard half written")
         pseudo_label(options)
@@ -501,7 +501,9 @@ def test_a_photo_that_cannot_be_read_is_a_row_with_its_reason(tmp_path, weights)
     rows = tmp_path / "list.jsonl"
     rows.write_text("".join(f'{{"image": "in/{n % 3}/{n:04d}.jpg"}}\n' for n in [*range(9), 99]))
     for given, failing in ((root, 3), (rows, 4)):
-        options = PseudoLabelOptions((str(given),), tmp_path / given.name / "out", str(weights), LABELS, device="cpu")
+        options = PseudoLabelOptions(
+            inputs=(str(given),), out=tmp_path / given.name / "out", model=str(weights), labels=LABELS, device="cpu"
+        )
         summary = pseudo_label(replace(options, out=tmp_path / f"out-{given.name}"))
         status = summary.status
         assert (status.done, status.failed, status.finished) == (6 + failing, failing, True)
@@ -576,7 +578,9 @@ def test_a_broken_tar_keeps_what_comes_before_and_a_refused_one_is_named(tmp_pat
     (root / "00001.tar").write_bytes(data[: data.index(b"000000006.jpg") + 700])
     tar(root / "00002.tar", {"0.jpg": jpeg(0), "../1.jpg": jpeg(1)})
     out = tmp_path / "out"
-    summary = pseudo_label(PseudoLabelOptions((str(root),), out, str(weights), LABELS, device="cpu"))
+    summary = pseudo_label(
+        PseudoLabelOptions(inputs=(str(root),), out=out, model=str(weights), labels=LABELS, device="cpu")
+    )
     assert open_shards(out).counts == [4, 2, 1]
     reasons = {failed.id: failed.reason for failed in summary.failed}
     assert set(reasons) == {"00001.tar", "00002.tar"}
@@ -605,7 +609,9 @@ def _limited(options):
 def test_a_full_disk_stops_and_leaves_nothing_half_written(tmp_path, weights):
     root = folder(tmp_path / "in", 40)
     whole = contents(label(root, out=tmp_path / "quiet", model=weights, rows_per_shard=20))
-    options = PseudoLabelOptions((str(root),), tmp_path / "out", str(weights), LABELS, rows_per_shard=20, device="cpu")
+    options = PseudoLabelOptions(
+        inputs=(str(root),), out=tmp_path / "out", model=str(weights), labels=LABELS, rows_per_shard=20, device="cpu"
+    )
     process = _context().Process(target=_limited, args=(options,))
     process.start()
     process.join(PATIENCE_S)

@@ -18,7 +18,7 @@ from datool.engines import export as writing
 from datool.engines import exported as runtimes
 from datool.engines.base import Card, TorchEngine
 from datool.engines.export import FORMATS, metadata, to_program
-from datool.errors import DatoolError
+from datool.errors import DatoolError, MissingLibraryError, require
 from datool.estimators import load as opening
 from datool.estimators.load import choose, error_of, open_model
 from datool.estimators.predictor import Predictor
@@ -231,7 +231,12 @@ def test_auto_does_not_stumble_over_a_photo_that_is_refused(loaded, photos, tmp_
     cv2.imwrite(str(tmp_path / "b.png"), photos[0])
     inputs = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     options = PredictOptions(
-        inputs, tmp_path / "out", str(tmp_path / "nano.safetensors"), ("npy",), runtime="auto", tolerance=1.0
+        inputs=inputs,
+        out=tmp_path / "out",
+        model=str(tmp_path / "nano.safetensors"),
+        formats=("npy",),
+        runtime="auto",
+        tolerance=1.0,
     )
     summary = predict(options)
     assert summary.done == 1 and "--max-aspect" in summary.failed[0][1]
@@ -286,22 +291,28 @@ def test_a_package_says_which_sizes_it_cannot_take(exported, photos):
 
 
 def test_a_missing_library_names_its_extra():
-    with pytest.raises(DatoolError, match="nothing_like_it") as told, runtimes.missing("onnx"):
-        import nothing_like_it  # noqa: F401
+    with pytest.raises(MissingLibraryError, match="nothing_like_it") as told:
+        require("nothing_like_it", "onnx", "running a file")
     assert "pip install 'datool[onnx]'" in told.value.hint
 
 
 def test_predict_records_the_runtime_and_refuses_to_mix(exported, loaded, photos, tmp_path):
     path, _ = exported("onnx")
     cv2.imwrite(str(tmp_path / "a.png"), photos[0])
-    options = PredictOptions([str(tmp_path / "a.png")], tmp_path / "out", str(path), ("npy",))
+    options = PredictOptions(inputs=[str(tmp_path / "a.png")], out=tmp_path / "out", model=str(path), formats=("npy",))
     summary = predict(options)
     assert (summary.runtime, summary.done) == ("onnx", 1)
     row = next(iter(read_manifest(tmp_path / "out").values()))
     assert row.runtime == "onnx" and row.model == "nano"
-    assert predict(PredictOptions([str(tmp_path / "a.png")], tmp_path / "out", formats=("npy",))).skipped == 1
+    assert (
+        predict(PredictOptions(inputs=[str(tmp_path / "a.png")], out=tmp_path / "out", formats=("npy",))).skipped == 1
+    )
     with pytest.raises(DatoolError, match="another run"):
-        predict(PredictOptions([str(tmp_path / "a.png")], tmp_path / "out", loaded.source, ("npy",)))
+        predict(
+            PredictOptions(
+                inputs=[str(tmp_path / "a.png")], out=tmp_path / "out", model=loaded.source, formats=("npy",)
+            )
+        )
 
 
 def test_an_engine_that_runs_out_of_memory_is_given_less(loaded, photos):

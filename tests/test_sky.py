@@ -70,7 +70,9 @@ def test_masks_of_a_set_are_found_again_by_training(tmp_path):
         rows.append(f'{{"image": "{name}.png", "depth": "{name}.npy", "quantity": "depth", "ambiguity": "none"}}\n')
     manifest = tmp_path / "rows.jsonl"
     manifest.write_text("".join(rows))
-    options = SkyOptions("manifest", tmp_path / "masks", save_model(tmp_path / "model", ["wall", "sky"]))
+    options = SkyOptions(
+        source="manifest", out=tmp_path / "masks", model=save_model(tmp_path / "model", ["wall", "sky"])
+    )
     options.roots["manifest"] = manifest
     first, second = sky_masks(options), sky_masks(options)
     assert (first.done, second.done, second.skipped) == (2, 0, 2) and not first.failed

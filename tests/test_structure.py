@@ -6,11 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
+from typer.testing import CliRunner
 
 from datool.cli import app
 
@@ -35,10 +37,11 @@ LEVELS = {
     "calibration": 1,
     "colour": 0,
     "depth": 0,
+    "settings": 0,
     "errors": 0,
 }
 # Inside the lowest packages the order is this one, each may import what stands after it.
-FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "errors"]
+FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "settings", "errors"]
 
 # library -> the modules that may import it
 OWNERS = {
@@ -99,7 +102,7 @@ def name_of(path: Path) -> str:
 
 
 def imports(path: Path):
-    """Yield (imported module, line, whether at the top of the module) for every import that runs."""
+    """Yield (imported module, line, whether at the top, whether for types) for every import, ``require(...)`` too."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for_types = {
         inner
@@ -119,6 +122,8 @@ def imports(path: Path):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            names = [node.args[0].value]
         else:
             continue
         for name in names:
@@ -212,6 +217,46 @@ def test_nothing_is_caught_without_a_name(path):
                 assert any(isinstance(inner, ast.Raise) for inner in ast.walk(node)), f"{path}:{node.lineno}: swallows"
 
 
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_optional_libraries_are_required_in_one_way(path):
+    if name_of(path) == "errors":
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler) and node.type is not None:
+            caught = ast.unparse(node.type)
+            users_own = name_of(path) == "estimators.rivals" and caught == "ModuleNotFoundError"
+            is_import = "ImportError" in caught or "ModuleNotFoundError" in caught
+            assert users_own or not is_import, f"{path}:{node.lineno}: catches {caught}; errors.require does"
+
+
+# They read maps by the words of their errors still.
+BY_WORDS = {"jobs.pointcloud.inputs", "jobs.calibrate.calibrate"}
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_nothing_hangs_on_the_words_of_an_error(path):
+    asks = ("startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Compare):
+            parts = [node.left, *node.comparators]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in asks:
+            parts = [node.func.value, *node.args]
+        else:
+            continue
+        words = [part for part in parts if isinstance(part, ast.Attribute) and part.attr in ("problem", "hint")]
+        assert not words or name_of(path) in BY_WORDS, f"{path}:{node.lineno}: {ast.unparse(node)}; ask for a type"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_an_error_that_is_worded_anew_keeps_its_kind(path):
+    """A missing library, told with the file's name before it, must still be known as one."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "DatoolError" and len(node.args) == 2:
+            passed_on = re.fullmatch(r"\w+\.hint", ast.unparse(node.args[1]))
+            exempt = name_of(path) in BY_WORDS
+            assert exempt or not passed_on, f"{path}:{node.lineno}: use error.reworded"
+
+
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\n"
@@ -291,6 +336,40 @@ OPTIONS = {
 }
 
 
+# What each option is where it is not given, those that are then off or nothing left out; ! = it must be given.
+DEFAULTS = {
+    "predict": (
+        "inputs! out! model=auto format=png16,color precision=auto device=auto batch_size=auto max_pixels=200000000 "
+        "max_aspect=8.0 range=clip tolerance=0.01"
+    ),
+    "export": "model! out! format=onnx precision=fp32 opset=20",
+    "calibrate": "out=calibration.json model=auto precision=auto device=auto batch_size=auto",
+    "train-teacher": "out! recipe=teacher-v2 device=auto",
+    "train-student": "out! recipe=student-v2 device=auto",
+    "train-metric": "out! recipe=metric-indoor device=auto",
+    "eval": "shard=0/1 resample=image precision=auto device=auto batch_size=auto workers=0",
+    "pseudo-label": (
+        "format=shards depth=exr-half label_size=network confidence=none rows_per_shard=1000 engine=local workers=0 "
+        "precision=auto device=auto batch_size=auto max_aspect=8.0 decoder=auto"
+    ),
+    "pointcloud": "inputs! out! format=ply model=auto device=auto edge=0.04 grazing_deg=3.0 seed=0 axes=y-down",
+    "data": "",
+    "data check": "sources! workers=0",
+    "data pack": "source! out! rows_per_shard=1000 image=original depth=exr workers=0",
+    "data synth": (
+        "out! num! size=480x640 seed=0 format=manifest image=jpeg depth=png16 rows_per_shard=1000 device=cpu workers=0"
+    ),
+    "data filter": (
+        "sources! out! min_side=256 max_aspect=3.0 max_blur=0.5 max_border=0.04 max_text=0.3 min_contrast=10.0 "
+        "alike_bits=4 workers=0"
+    ),
+    "data sky": "source! out! model! device=auto",
+    "data get": "name!",
+    "models": "",
+    "models get": "name!",
+}
+
+
 def commands():
     """Return every command by its full name, those of groups too."""
     found = dict(get_command(app).commands)
@@ -305,11 +384,76 @@ def test_the_options_are_frozen(name):
     assert " ".join(found) == OPTIONS[name]
 
 
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_the_defaults_are_frozen(name):
+    found = [
+        f"{item.name}!" if item.required else f"{item.name}={item.default}"
+        for item in commands()[name].params
+        if item.required or (item.default not in (None, "") and item.default is not False)
+    ]
+    assert " ".join(found) == DEFAULTS[name]
+
+
 def test_every_command_is_frozen_and_shows_an_example():
     assert set(commands()) == set(OPTIONS)
     for name, command in commands().items():
         assert command.help and f"Example: datool {name} " in (command.epilog or ""), name
         assert all(item.help for item in command.params), name
+
+
+class Asked(Exception):  # noqa: N818  # it ends a command, nothing is wrong
+    """A job was asked to run."""
+
+
+# What a command must be given, the job that it calls, and the same for the job.
+LEAST = {
+    "predict": ("photos --out out", "predict.predict.predict", {"inputs": ["photos"], "out": "out"}),
+    "export": ("tiny --out out", "export.export", {"model": "tiny", "out": "out"}),
+    "calibrate": ("photos", "calibrate.calibrate.calibrate", {"inputs": ["photos"], "out": "calibration.json"}),
+    "eval": ("", "evaluate.evaluate.evaluate", {}),
+    "pseudo-label": (
+        "photos --out out --model tiny",
+        "pseudo_label.pseudo_label",
+        {"inputs": ("photos",), "out": "out", "model": "tiny"},
+    ),
+    "pointcloud": ("photos --out out", "pointcloud.pointcloud.pointcloud", {"inputs": ["photos"], "out": "out"}),
+    "data check": ("images", "data.check.check", {"sources": ["images"]}),
+    "data synth": ("--out out --num 3 --size 480x640", "data.synth.synth", {"out": "out", "num": 3}),
+    "data filter": ("images --out out", "data.filter.filter_images", {"inputs": ["images"], "out": "out"}),
+    **dict.fromkeys(("train-teacher", "train-student", "train-metric"), ("--out out", "train.train", {"out": "out"})),
+}
+
+
+@pytest.mark.parametrize("name", sorted(LEAST))
+def test_a_bare_command_asks_for_what_the_job_does_by_itself(name, monkeypatch):
+    arguments, place, given = LEAST[name]
+    module, _, function = place.rpartition(".")
+    job = import_module(f"datool.jobs.{module}")
+    asked = []
+
+    def catch(*values, **_):
+        asked.extend(values)
+        raise Asked
+
+    monkeypatch.setattr(job, function, catch)
+    done = CliRunner().invoke(app, [*name.split(), *arguments.split()])
+    assert isinstance(done.exception, Asked), done.output
+    (options,) = [value for value in asked if type(value).__name__.endswith("Options")]
+    paths = {key: Path(value) if key == "out" else value for key, value in given.items()}
+    alone = type(options)(**paths)
+    for field in fields(options):
+        offered, own = getattr(options, field.name), getattr(alone, field.name)
+        if field.name == "labels":  # of pseudo-label, whose job makes them itself
+            own = type(offered)()
+        alike = list(offered) == list(own) if isinstance(own, (list, tuple)) else offered == own
+        assert alike, f"{name}: {field.name} is {offered!r}, the job's own is {own!r}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).split(".")[0] == "jobs"], ids=name_of)
+def test_options_of_jobs_are_given_by_name(path):
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Options"):
+            assert "kw_only=True" in ast.unparse(node.decorator_list[0]), f"{path}: {node.name}"
 
 
 def test_defaults_of_the_command_are_those_of_the_job():

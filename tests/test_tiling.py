@@ -189,7 +189,12 @@ def test_the_job_tiles_and_says_so(tmp_path):
     cv2.imwrite(str(tmp_path / "photos/small.png"), picture(100, 120))
     (tmp_path / "photos/broken.png").write_bytes(b"")
     options = PredictOptions(
-        [str(tmp_path / "photos")], tmp_path / "out", str(tmp_path / "nano.safetensors"), ["npz"], 56, tile_px=160
+        inputs=[str(tmp_path / "photos")],
+        out=tmp_path / "out",
+        model=str(tmp_path / "nano.safetensors"),
+        formats=["npz"],
+        size_px=56,
+        tile_px=160,
     )
     summary = predict(options)
     assert (summary.done, len(summary.failed)) == (2, 1)
@@ -197,4 +202,6 @@ def test_the_job_tiles_and_says_so(tmp_path):
     assert {row.tiling for row in rows.values()} == {"160+40"}
     assert read_map(options.out / "large.npz").shape == (300, 400)
     with pytest.raises(DatoolError, match="--tile"):
-        predict(PredictOptions(options.inputs, options.out, options.model, ["npz"], 56))
+        predict(
+            PredictOptions(inputs=options.inputs, out=options.out, model=options.model, formats=["npz"], size_px=56)
+        )

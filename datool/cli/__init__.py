@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from datool import __version__
 from datool.cli.calibrate import calibrate
@@ -13,6 +12,7 @@ from datool.cli.data import data
 from datool.cli.draw import say
 from datool.cli.evaluate import evaluate
 from datool.cli.export import export
+from datool.cli.help import Commands, Typer
 from datool.cli.models import models
 from datool.cli.pointcloud import pointcloud
 from datool.cli.predict import predict
@@ -23,7 +23,7 @@ from datool.errors import DatoolError
 FAILED, INTERRUPTED = 1, 130
 
 
-class _Commands(TyperGroup):
+class _Commands(Commands):
     """Turns what is expected to go wrong into a message and an exit code, for every command."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -39,16 +39,11 @@ class _Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from error
 
 
-app = typer.Typer(
+app = Typer(
     cls=_Commands,
     name="datool",
     help="Monocular depth: depth maps from photos.",
     epilog="Example: datool predict photos/ --out depth/",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -72,31 +67,64 @@ def datool(
     """Monocular depth: depth maps from photos."""
 
 
-app.command(epilog="Example: datool predict photos/ 'more/**/*.jpg' --out depth/ --format png16,npy,color")(predict)
-app.command(epilog="Example: datool pointcloud photos/ --model v2-metric-indoor-small --out clouds --view")(pointcloud)
-app.command(epilog="Example: datool calibrate room.jpg --point 320,400,1.85 --point 90,210,4.2")(calibrate)
-app.command("pseudo-label", epilog="Example: datool pseudo-label photos/ --model v2-large --out labels")(pseudo_label)
-app.command("train-teacher", epilog="Example: datool train-teacher --recipe nano --out runs/nano --set steps=200")(
+USE, TRAIN, KNOW = "Use models", "Train and score models", "Data and models"
+
+app.command(
+    epilog="Example: datool predict photos/ 'more/**/*.jpg' --out depth/ --format npy,color",
+    rich_help_panel=USE,
+)(predict)
+app.command(
+    epilog="Example: datool pointcloud room.jpg --model v2-metric-indoor-small --out clouds",
+    rich_help_panel=USE,
+)(pointcloud)
+app.command(epilog="Example: datool calibrate room.jpg --point 320,400,1.85 --point 90,210,4.2", rich_help_panel=USE)(
+    calibrate
+)
+app.command(
+    epilog="Example: datool export v2-small --format openvino --precision bf16 --out v2.xml", rich_help_panel=USE
+)(export)
+app.command(
+    "pseudo-label",
+    epilog="Example: datool pseudo-label photos/ --model v2-large --out labels",
+    rich_help_panel=TRAIN,
+)(pseudo_label)
+app.command(
+    "train-teacher",
+    epilog="Example: datool train-teacher --recipe nano --out runs/nano --set steps=200",
+    rich_help_panel=TRAIN,
+)(
     train_command(
         "teacher-v2",
-        "Train a model on true depth: teacher-v2, teacher-v1, or on rendered scenes nano, nano-teacher, tiny.",
+        "Train a model on true depth.",
+        "Recipes: teacher-v2, teacher-v1; on rendered scenes: nano, nano-teacher, tiny.",
     )
 )
-app.command("train-student", epilog="Example: datool train-student --data labels/manifest.jsonl --out student")(
+app.command(
+    "train-student",
+    epilog="Example: datool train-student --data labels/manifest.jsonl --out student",
+    rich_help_panel=TRAIN,
+)(
     train_command(
         "student-v2",
-        "Train a model on a teacher's labels: student-v2, student-v2-stable, student-v1, or the small nano-student-v1, "
-        "nano-student-v2.",
+        "Train a model on a teacher's labels.",
+        "Recipes: student-v2, student-v2-stable, student-v1; small ones: nano-student-v1, nano-student-v2.",
     )
 )
-app.command("train-metric", epilog="Example: datool train-metric --recipe metric-indoor --init v2-base --out metric")(
+app.command(
+    "train-metric",
+    epilog="Example: datool train-metric --init v2-base --out metric",
+    rich_help_panel=TRAIN,
+)(
     train_command(
         "metric-indoor",
-        "Make a relative model predict metres: metric-indoor (to 20 m), metric-outdoor (to 80 m), or the small "
-        "nano-metric.",
+        "Fine-tune a relative model to predict metres.",
+        "Recipes: metric-indoor (up to 20 m), metric-outdoor (up to 80 m); a small one: nano-metric.",
     )
 )
-app.command("eval", epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small")(evaluate)
-app.command(epilog="Example: datool export v2-small --format openvino --precision bf16 --out v2-small.xml")(export)
-app.add_typer(data, name="data")
-app.add_typer(models, name="models")
+app.command(
+    "eval",
+    epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small",
+    rich_help_panel=TRAIN,
+)(evaluate)
+app.add_typer(data, name="data", rich_help_panel=KNOW)
+app.add_typer(models, name="models", rich_help_panel=KNOW)

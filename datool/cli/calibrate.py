@@ -10,7 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import LISTED, Bar, draw_rows, draw_table, list_failed, say
-from datool.cli.options import BatchSize, Device, Json, Model, Precision, Quiet, Size, number_or_text
+from datool.cli.help import IN_OUT, KNOWN, MODEL
+from datool.cli.options import (
+    AssumeFov,
+    BatchSize,
+    Device,
+    Divisor,
+    FocalPx,
+    FovDeg,
+    Intrinsics,
+    Json,
+    Model,
+    Overwrite,
+    Precision,
+    Quiet,
+    Size,
+    number_or_text,
+)
 
 if TYPE_CHECKING:
     from datool.calibration import Calibration
@@ -21,131 +37,142 @@ def calibrate(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[INPUTS]...",
-            help="Photos, folders (recursive), globs in quotes, .txt lists; none with --labelled.",
+            metavar="INPUTS",
+            help="Photos, folders (searched recursively), quoted globs, or .txt lists. Omit with --labelled.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The calibration, JSON.")] = Path(
-        "calibration.json"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="FILE", help="JSON file for the calibration.", rich_help_panel=IN_OUT),
+    ] = Path("calibration.json"),
     points: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Measured distances: lines of x,y,metres, or image,x,y,metres for several photos. Pixels of the "
-            "upright photo from its top left corner, to the right and down; metres along the view, not to the side.",
+            help="Measured points: lines of x,y,metres, or image,x,y,metres for several photos. x and y are pixels "
+            "from "
+            "the top left of the upright photo; metres are measured along the viewing direction.",
             show_default=False,
+            rich_help_panel=KNOWN,
         ),
     ] = None,
     point: Annotated[
         list[str] | None,
-        typer.Option(metavar="X,Y,METRES", help="One of them, as a line of --points; repeatable.", show_default=False),
+        typer.Option(
+            metavar="X,Y,METRES",
+            help="One measured point, as in --points. Repeatable.",
+            show_default=False,
+            rich_help_panel=KNOWN,
+        ),
     ] = None,
     sparse: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|DIR|PATTERN",
-            help="Known depth in metres, 0 unknown (LiDAR, structure from motion): 16-bit PNG with --divisor, npy, "
-            "npz, EXR, TIFF or PFM; for several photos a folder or a pattern such as 'lidar/{stem}.png'.",
+            help="Sparse depth in metres, 0 where unknown (LiDAR, structure from motion): 16-bit PNG with --divisor, "
+            "npy, npz, EXR, TIFF or PFM. For several photos: a folder, or a pattern such as 'lidar/{stem}.png'.",
             show_default=False,
+            rich_help_panel=KNOWN,
         ),
     ] = None,
-    divisor: Annotated[
-        float | None,
-        typer.Option(
-            metavar="N", help="Of --sparse of other programs: metres = stored / N (KITTI: 256).", show_default=False
-        ),
-    ] = None,
+    divisor: Divisor = None,
     camera_height_m: Annotated[
         float | None,
         typer.Option(
             metavar="METRES",
-            help="Height of the camera above flat ground, which is looked for in the photo's lower part.",
+            help="Camera height above flat ground, which must be visible in the lower part of the photo.",
             show_default=False,
+            rich_help_panel=KNOWN,
         ),
     ] = None,
     pitch_deg: Annotated[
         float | None,
-        typer.Option(metavar="DEG", help="How far that camera looks down; 0 = level.", show_default=False),
+        typer.Option(
+            metavar="DEG",
+            help="With --camera-height-m: how far the camera points down. 0 is level.",
+            show_default=False,
+            rich_help_panel=KNOWN,
+        ),
     ] = None,
     horizon_row: Annotated[
         float | None,
         typer.Option(
-            metavar="PX", help="Row of the horizon from the top edge, instead of --pitch-deg.", show_default=False
+            metavar="PX",
+            help="Row of the horizon, from the top of the photo, instead of --pitch-deg.",
+            show_default=False,
+            rich_help_panel=KNOWN,
         ),
     ] = None,
     ground_mask: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Picture that is above 0 where the ground may be.", show_default=False),
-    ] = None,
-    focal_px: Annotated[
-        float | None,
-        typer.Option(metavar="PX", help="Focal length in pixels of the photos as they are.", show_default=False),
-    ] = None,
-    fov_deg: Annotated[
-        float | None,
-        typer.Option(metavar="DEG", help="Field of view in degrees, horizontal: left to right.", show_default=False),
-    ] = None,
-    intrinsics: Annotated[
-        Path | None,
         typer.Option(
             metavar="FILE",
-            help="fx fy cx cy or a 3x3 matrix, as text or JSON, with the width and height it is of; or JSON lines with "
-            "an image each. Without any, the photo's EXIF tells.",
+            help="Image that is above 0 where the ground may be.",
             show_default=False,
+            rich_help_panel=KNOWN,
         ),
     ] = None,
-    assume_fov: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DEG", help="Horizontal field of view where nothing tells the camera.", show_default=False
-        ),
-    ] = None,
+    focal_px: FocalPx = None,
+    fov_deg: FovDeg = None,
+    intrinsics: Intrinsics = None,
+    assume_fov: AssumeFov = None,
     labelled: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Manifest (.jsonl, or its folder) of photos with metric depth.", show_default=False
+            metavar="FILE",
+            help="Manifest (.jsonl, or its folder) of photos with metric depth.",
+            show_default=False,
+            rich_help_panel=KNOWN,
         ),
     ] = None,
     shared: Annotated[
-        bool, typer.Option("--shared", help="One calibration for all photos, of a camera that stands still.")
+        bool,
+        typer.Option(
+            "--shared",
+            help="Find one calibration for all photos, for a camera that does not move.",
+            rich_help_panel=KNOWN,
+        ),
     ] = False,
     model: Model = "auto",
     maps: Annotated[
         str | None,
         typer.Option(
             metavar="DIR|PATTERN",
-            help="Disparity that is predicted already: an output of datool predict, or maps named as the photos.",
+            help="Disparity that is already predicted: the output folder of `datool predict`, or maps named like the "
+            "photos.",
             show_default=False,
+            rich_help_panel=MODEL,
         ),
     ] = None,
     size: Size = None,
     precision: Precision = "auto",
     device: Device = "auto",
     batch_size: BatchSize = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Find the scale and shift that turn a relative model's disparity into metres.
 
-    By one of: measured points, sparse depth, flat ground under a camera of known height, or labels. Some may be wrong.
+    Give one of: measured points, sparse depth, the camera's height above flat ground, or labelled photos. A few of the
+    measurements may be wrong.
     """
     from datool.jobs.calibrate.calibrate import CalibrateOptions, GroundOptions
     from datool.jobs.calibrate.calibrate import calibrate as job
 
     ground = GroundOptions(
-        0.0 if camera_height_m is None else camera_height_m,
-        pitch_deg,
-        horizon_row,
-        ground_mask,
-        focal_px,
-        fov_deg,
-        intrinsics,
-        assume_fov,
+        height_m=0.0 if camera_height_m is None else camera_height_m,
+        pitch_deg=pitch_deg,
+        horizon_row=horizon_row,
+        mask=ground_mask,
+        focal_px=focal_px,
+        fov_deg=fov_deg,
+        intrinsics=intrinsics,
+        assume_fov=assume_fov,
     )
-    if camera_height_m is None and ground != GroundOptions(0.0):
+    if camera_height_m is None and ground != GroundOptions(height_m=0.0):
         raise typer.BadParameter(
             "a camera, its pitch, horizon and ground need its height.", param_hint="--camera-height-m"
         )

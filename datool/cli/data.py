@@ -12,27 +12,35 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import LINE_EVERY_S, LISTED, Bar, draw_rows, draw_table, say
-from datool.cli.options import Device, Json, Out, Quiet, Roots, RowsPerShard, Split, Workers, pairs
+from datool.cli.help import ADVANCED, DATA, FORMATS, IN_OUT, LIMITS, MODEL, Typer
+from datool.cli.options import Device, Json, Out, Quiet, Roots, RowsPerShard, Split, Workers, folders
 
 if TYPE_CHECKING:
     from datool.jobs.data.check import SetReport
     from datool.jobs.data.pack import PackProgress
 
-data = typer.Typer(
-    help="Check, pack, render, filter and fetch data sets.",
-    no_args_is_help=True,
-    epilog="Example: datool data check my-set/",
-)
+data = Typer(help="Check, pack, render, filter and download data sets.", epilog="Example: datool data check my-set/")
 
 BAR_WIDTH = 40
 
 Sources = Annotated[
     list[str],
     typer.Argument(
-        metavar="SOURCE...",
-        help="A data set by name (nyu, hypersim, images, ...), a manifest.jsonl, or a folder of it, of shards, tars or "
-        "images.",
+        metavar="SOURCE",
+        help="Data sets by name (nyu, hypersim, images, ...), manifests (.jsonl), or folders that hold a manifest, "
+        "shards, "
+        "tars or images.",
         show_default=False,
+        rich_help_panel=IN_OUT,
+    ),
+]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A data set by name, a manifest, or a folder of data, as for `datool data check`.",
+        show_default=False,
+        rich_help_panel=IN_OUT,
     ),
 ]
 
@@ -44,26 +52,36 @@ def check(
     split: Split = None,
     num: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Look at so many pairs of each set, evenly over it.", min=1, show_default=False),
+        typer.Option(
+            metavar="N",
+            help="Check only this many pairs of each set, evenly spaced.",
+            min=1,
+            show_default=False,
+            rich_help_panel=DATA,
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a PNG of images, maps and findings.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Write a PNG with images, maps and findings.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
     ] = None,
     workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Tell what a set's depth is in, and which pairs are broken, misplaced, inverted, in another unit or there twice.
+    """Find faulty pairs in a data set, and the unit of its depth.
 
-    Exits with 1 if something is broken. Lists the first findings; --json has them all.
+    Finds pairs that are broken, misaligned, inverted, in another unit, or duplicated. Exits with 1 if something is
+    broken. Lists the first findings; --json lists all.
     """
     from datool.jobs.data.check import CheckOptions
     from datool.jobs.data.check import check as job
 
-    options = CheckOptions(
-        sources=sources, roots=_folders(root), split=split, num=num, sheet=sheet, num_workers=workers
-    )
+    options = CheckOptions(sources=sources, roots=folders(root), split=split, num=num, sheet=sheet, num_workers=workers)
     with Bar(quiet) as bar:
         reports = job(options, bar.update)
     if as_json:
@@ -75,9 +93,9 @@ def check(
         raise typer.Exit(1)
 
 
-@data.command(epilog="Example: datool data pack hypersim --root hypersim=/data/hypersim --out shards/hypersim")
+@data.command(epilog="Example: datool data pack hypersim --root hypersim=/data/hypersim --out shards")
 def pack(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As for check; one.", show_default=False)],
+    source: Source,
     out: Out,
     root: Roots = None,
     split: Split = None,
@@ -85,29 +103,42 @@ def pack(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Pack these rows alone: what datool data filter kept of tars or databases.",
+            help="Pack only these samples: the list that `datool data filter` made of tars or databases.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     rows_per_shard: RowsPerShard = 1000,
     image: Annotated[
-        str, typer.Option(metavar="NAME", help="original (the file's bytes where they can stay), png or jpeg.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Image format: original (the file's own bytes where possible), png or jpeg.",
+            rich_help_panel=FORMATS,
+        ),
     ] = "original",
-    depth: Annotated[str, typer.Option(metavar="NAME", help="exr, exr-half, npz, tiff or png16.")] = "exr",
+    depth: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Depth format: exr, exr-half, npz, tiff or png16.", rich_help_panel=FORMATS),
+    ] = "exr",
     workers: Workers = 0,
     retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Write finished shards anew in which rows failed.")
+        bool,
+        typer.Option("--retry-failed", help="Rewrite finished shards that had failures.", rich_help_panel=ADVANCED),
     ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a set as WebDataset tars that training reads in any order; killed and run again, it goes on."""
+    """Pack a data set into WebDataset tars, which training reads in any order.
+
+    If it is killed, run the same command again: it continues.
+    """
     from datool.data.sources.table import find_source
     from datool.jobs.data.pack import PackOptions
     from datool.jobs.data.pack import pack as job
     from datool.jobs.data.parallel import num_cores
 
-    name, place = find_source(source, _folders(root))
+    name, place = find_source(source, folders(root))
     options = PackOptions(
         source=name,
         out=out,
@@ -141,15 +172,32 @@ def pack(
 @data.command(epilog="Example: datool data synth --out scenes --num 10000 --size 480x640 --seed 1")
 def synth(
     out: Out,
-    num: Annotated[int, typer.Option(metavar="N", help="Pictures.", min=1, show_default=False)],
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "480x640",
-    seed: Annotated[int, typer.Option(metavar="N", help="Another seed, another endless set.")] = 0,
-    format: Annotated[str, typer.Option(metavar="NAME", help="manifest (files) or shards.")] = "manifest",
-    image: Annotated[str, typer.Option(metavar="NAME", help="jpeg or png.")] = "jpeg",
-    depth: Annotated[str, typer.Option(metavar="NAME", help="png16, exr, npz or tiff.")] = "png16",
+    num: Annotated[
+        int, typer.Option(metavar="N", help="Number of images.", min=1, show_default=False, rich_help_panel=IN_OUT)
+    ],
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Height and width in pixels.", rich_help_panel=IN_OUT)
+    ] = "480x640",
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Each seed gives another endless set.", rich_help_panel=IN_OUT)
+    ] = 0,
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="manifest (files) or shards (tars).", rich_help_panel=FORMATS)
+    ] = "manifest",
+    image: Annotated[
+        str, typer.Option(metavar="NAME", help="Image format: jpeg or png.", rich_help_panel=FORMATS)
+    ] = "jpeg",
+    depth: Annotated[
+        str, typer.Option(metavar="NAME", help="Depth format: png16, exr, npz or tiff.", rich_help_panel=FORMATS)
+    ] = "png16",
     family: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="indoor, outdoor or table-top; default: a mixture.", show_default=False),
+        typer.Option(
+            metavar="NAME",
+            help="indoor, outdoor or table-top. Default: a mixture.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
     ] = None,
     rows_per_shard: RowsPerShard = 1000,
     device: Device = "cpu",
@@ -157,7 +205,10 @@ def synth(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Render scenes with exact depth and camera; picture N depends on seed, N and size alone. A rerun goes on."""
+    """Render scenes with exact depth and camera.
+
+    Image N depends only on the seed, N and the size. A second run continues where the first one stopped.
+    """
     from datool.jobs.data.synth import SynthOptions
     from datool.jobs.data.synth import synth as job
 
@@ -191,52 +242,105 @@ def synth(
 @data.command("filter", epilog="Example: datool data filter photos/ more.jsonl --out kept.jsonl --min-side 384")
 def filter_images(
     sources: Sources,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="List of what is kept.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE",
+            help="List of the images to keep.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
+    ],
     rejected: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="List of what is not, with the reason; default: OUT's name with .rejected.jsonl.",
+            help="List of the dropped images, with the reasons. Default: the name of OUT with .rejected.jsonl.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     root: Roots = None,
-    min_side: Annotated[int, typer.Option(metavar="PX", help="Drop images with a shorter side.", min=1)] = 256,
-    max_aspect: Annotated[float, typer.Option(metavar="RATIO", help="Drop more elongated ones.", min=1.0)] = 3.0,
+    min_side: Annotated[
+        int,
+        typer.Option(metavar="PX", help="Drop images with a shorter side than this.", min=1, rich_help_panel=LIMITS),
+    ] = 256,
+    max_aspect: Annotated[
+        float,
+        typer.Option(
+            metavar="RATIO",
+            help="Drop images whose long side is more than this many times the short side.",
+            min=1.0,
+            rich_help_panel=LIMITS,
+        ),
+    ] = 3.0,
     max_blur: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", help="Drop those blurred more everywhere, 0 to 1 (sharp photos: 2 of 4,270 above)."
+            metavar="SHARE",
+            help="Drop images that are more blurred everywhere, 0 to 1 (2 of 4,270 sharp photos are above 0.5).",
+            rich_help_panel=LIMITS,
         ),
     ] = 0.5,
     max_border: Annotated[
-        float, typer.Option(metavar="SHARE", help="Drop those with more border of one colour on facing sides.")
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Drop images with wider plain borders on opposite sides.",
+            rich_help_panel=LIMITS,
+        ),
     ] = 0.04,
     max_text: Annotated[
-        float, typer.Option(metavar="SHARE", help="Drop documents and screens, 0 to 1 (photos: 1 of 4,270 above).")
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Drop documents and screenshots, 0 to 1 (1 of 4,270 photos is above 0.3).",
+            rich_help_panel=LIMITS,
+        ),
     ] = 0.3,
     min_contrast: Annotated[
-        float, typer.Option(metavar="STD", help="Drop flat ones: standard deviation of grey (photos: none below).")
+        float,
+        typer.Option(
+            metavar="STD",
+            help="Drop flat images: standard deviation of grey (no photo of 4,270 is below 10).",
+            rich_help_panel=LIMITS,
+        ),
     ] = 10.0,
     alike_bits: Annotated[
         int,
         typer.Option(
-            metavar="BITS", help="Of 64 of a perceptual hash in which copies may differ; -1 = keep copies.", max=15
+            metavar="BITS",
+            help="Drop copies: images whose 64-bit perceptual hashes differ in at most this many bits. -1 keeps them.",
+            max=15,
+            rich_help_panel=LIMITS,
         ),
     ] = 4,
     workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """List the images that are worth a label; drop broken, tiny, elongated, flat, padded, text-like, blurred and twins.
+    """List the images that are worth labelling.
 
-    Measures are kept beside OUT: a killed run goes on, and other limits take seconds.
+    Drops broken, small, elongated, flat, bordered, text-like and blurred images, and copies. Measurements are kept next
+    to OUT: a killed run continues, and trying other limits takes seconds.
     """
     from datool.jobs.data.filter import FilterOptions, Limits
     from datool.jobs.data.filter import filter_images as job
 
-    limits = Limits(min_side, max_aspect, max_blur, max_border, max_text, min_contrast, alike_bits)
-    options = FilterOptions(sources, out, rejected, _folders(root), limits, workers)
+    limits = Limits(
+        min_side_px=min_side,
+        max_aspect=max_aspect,
+        max_blur=max_blur,
+        max_border=max_border,
+        max_text=max_text,
+        min_contrast=min_contrast,
+        alike_bits=alike_bits,
+    )
+    options = FilterOptions(
+        inputs=sources, out=out, rejected=rejected, roots=folders(root), limits=limits, num_workers=workers
+    )
     with Bar(quiet) as bar:
         summary = job(options, bar.update)
     if as_json:
@@ -254,12 +358,21 @@ def filter_images(
         draw_rows({"measured": rate, "kept": str(summary.out), "dropped": str(summary.rejected)})
 
 
-@data.command(epilog="Example: datool data sky hrwsi --model nvidia/segformer-b0-finetuned-ade-512-512 --out sky/hrwsi")
+@data.command(
+    epilog="Example: datool data sky hrwsi --out sky/hrwsi \\\n"
+    "             --model nvidia/segformer-b0-finetuned-ade-512-512"
+)
 def sky(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="As for check; one.", show_default=False)],
+    source: Source,
     out: Out,
     model: Annotated[
-        str, typer.Option(metavar="ID|FOLDER", help="Segmentation model of transformers.", show_default=False)
+        str,
+        typer.Option(
+            metavar="ID|DIR",
+            help="Segmentation model from transformers.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
     ],
     root: Roots = None,
     split: Split = None,
@@ -267,13 +380,17 @@ def sky(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a mask of the sky for each image, as Depth Anything V1 needs for labels that lack it."""
+    """Write a sky mask for each image.
+
+    Depth Anything V1 needs them for labels without sky.
+    """
     from datool.data.sources.table import find_source
     from datool.jobs.data.sky import SkyOptions, sky_masks
 
-    name, place = find_source(source, _folders(root))
+    name, place = find_source(source, folders(root))
     with Bar(quiet) as bar:
-        summary = sky_masks(SkyOptions(name, out, model, {name: place}, split or "", device), bar.update)
+        options = SkyOptions(source=name, out=out, model=model, roots={name: place}, split=split or "", device=device)
+        summary = sky_masks(options, bar.update)
     if as_json:
         typer.echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
@@ -285,26 +402,33 @@ def sky(
 
 @data.command(epilog="Example: datool data get da2k")
 def get(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="da2k.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="Benchmark: da2k.", show_default=False, rich_help_panel=IN_OUT),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="DIR", help="Default: $DATOOL_DATA/NAME, else data/NAME.", show_default=False
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Default: $DATOOL_DATA/NAME, else data/NAME.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Fetch a benchmark from the hub, unpack and check it, and print its folder; size and licence are shown first."""
+    """Download a benchmark from the hub, and print its folder.
+
+    Shows size and licence first, then downloads, unpacks and checks it.
+    """
     from datool.jobs.data.get import get_data
 
     summary = get_data(name, out, lambda line: None if quiet else say("note", line, "yellow"))
     if summary.missing and not quiet:
         say("note", f"{len(summary.missing)} images are not in the archive: {', '.join(summary.missing[:3])}", "yellow")
     typer.echo(summary.root)
-
-
-def _folders(roots: list[str] | None) -> dict[str, Path]:
-    return {name: Path(place) for name, place in pairs(roots, "--root", "NAME=DIR").items()}
 
 
 def _lines(quiet: bool) -> Callable[[PackProgress], None]:

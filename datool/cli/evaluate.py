@@ -9,7 +9,27 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import LISTED, Bar, draw_rows, draw_table, say
-from datool.cli.options import BatchSize, Device, Json, Precision, Quiet, Roots, Size, number_or_text, pairs
+from datool.cli.help import DATA, IN_OUT, MODEL, REPORTS, SCORING, WORKERS
+from datool.cli.options import (
+    BatchSize,
+    Device,
+    Divisor,
+    Json,
+    MapAmbiguity,
+    MapQuantity,
+    Precision,
+    Quiet,
+    Roots,
+    Settings,
+    Size,
+    Workers,
+    folders,
+    listed,
+    meaning,
+    number_or_text,
+    part,
+    settings,
+)
 
 if TYPE_CHECKING:
     from datool.evaluation.compare import Comparison
@@ -24,48 +44,58 @@ def evaluate(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL|MAPS]...",
+            metavar="MODEL|MAPS",
             help="With --compare: models, folders of saved maps, hf:REPO, marigold:REPO or python:MODULE:FUNCTION.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     bench: Annotated[
         str,
         typer.Option(
             metavar="LIST",
-            help="Comma-separated: da2k, nyu, kitti, sintel, ddad, eth3d, diode, ibims, or all that are found.",
+            help="Comma-separated benchmarks: da2k, nyu, kitti, sintel, ddad, eth3d, diode, ibims; or all that are "
+            "found.",
             show_default=False,
+            rich_help_panel=DATA,
         ),
     ] = "",
     root: Roots = None,
     model: Annotated[
         str,
         typer.Option(
-            metavar="NAME|FILE|FOLDER",
-            help="A name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, or NAME=FILE; no auto. "
-            "Of others: hf:REPO (transformers), marigold:REPO (diffusers) or python:MODULE:FUNCTION.",
+            metavar="NAME|FILE|DIR",
+            help="A model name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, or NAME=FILE. "
+            "From other projects: hf:REPO (transformers), marigold:REPO (diffusers) or python:MODULE:FUNCTION.",
             show_default=False,
+            rich_help_panel=MODEL,
         ),
     ] = "",
     predictions: Annotated[
         str | None,
         typer.Option(
             metavar="DIR|PATTERN",
-            help="Saved maps instead of a model: an output of datool predict, a folder of npy, npz, exr, tiff, pfm or "
-            "16-bit png named as the images, or a pattern such as 'maps/{id}_depth.npy' ({stem}: its last part).",
+            help="Saved maps instead of a model: the output folder of `datool predict`, a folder of npy, npz, exr, "
+            "tiff, "
+            "pfm or 16-bit png files named like the images, or a pattern such as 'maps/{id}_depth.npy' ({stem}: the "
+            "last part of the id).",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Compare the models and folders that are named, pair by pair with the first."),
+        typer.Option(
+            "--compare", help="Compare the predictors given as arguments with the first.", rich_help_panel=IN_OUT
+        ),
     ] = False,
     manifest: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help='Own data instead of --bench: lines of {"image": ..., "depth": ...}.',
+            help='Your own data instead of --bench: lines of {"image": ..., "depth": ...}.',
             show_default=False,
+            rich_help_panel=DATA,
         ),
     ] = None,
     protocol: Annotated[
@@ -73,100 +103,102 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="lsq-disparity, da-v2-reconstructed, midas, marigold, moge-disparity, moge-depth, moge-scale, "
-            "zoe-metric or v2-metric; default: the benchmark's, lsq-disparity for --manifest. Pairs of points (da2k) "
-            "have one.",
+            "zoe-metric or v2-metric. Default: the benchmark's own; lsq-disparity for --manifest. da2k (pairs of "
+            "points) "
+            "has only its own.",
             show_default=False,
+            rich_help_panel=SCORING,
         ),
     ] = "",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change a field of the protocol: crop, far, alignment, metrics, ... Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    quantity: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Of maps and functions that do not say: depth or disparity.", show_default=False
-        ),
-    ] = None,
-    ambiguity: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Of maps and functions that do not say: none (metres), scale or scale-and-shift.",
-            show_default=False,
-        ),
-    ] = None,
-    divisor: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Of 16-bit png of other programs: value = pixel / N.", show_default=False),
-    ] = None,
+    set_: Settings = None,
+    quantity: MapQuantity = None,
+    ambiguity: MapAmbiguity = None,
+    divisor: Divisor = None,
     csv: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write a row an image; a rerun goes on from what is there.", show_default=False
+            metavar="FILE",
+            help="Write one row per image. A second run continues from it.",
+            show_default=False,
+            rich_help_panel=REPORTS,
         ),
     ] = None,
     rows: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE", help="What --csv of other runs wrote: not scored again. Repeatable.", show_default=False
+            metavar="FILE",
+            help="Rows that other runs wrote with --csv; their images are not scored again. Repeatable.",
+            show_default=False,
+            rich_help_panel=WORKERS,
         ),
     ] = None,
     shard: Annotated[
         str,
-        typer.Option(metavar="I/N", help="Score every N-th image alone, from the I-th; join with --rows."),
-    ] = "1/1",
+        typer.Option(
+            metavar="I/N",
+            help="Score only part I of N, counted from 0 (0/4 to 3/4). Join the parts with --rows.",
+            rich_help_panel=WORKERS,
+        ),
+    ] = "0/1",
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a report: one file, no network needed.", show_default=False),
+        typer.Option(
+            metavar="FILE",
+            help="Write a report: one HTML file that works offline.",
+            show_default=False,
+            rich_help_panel=REPORTS,
+        ),
     ] = None,
     speed: Annotated[
-        bool, typer.Option("--speed", help="Add images a second, latency and peak memory of each model.")
+        bool,
+        typer.Option(
+            "--speed",
+            help="Also measure each model's images per second, latency and peak memory.",
+            rich_help_panel=REPORTS,
+        ),
     ] = False,
     resample: Annotated[
         str,
-        typer.Option(metavar="UNIT", help="What --compare draws for its intervals: image, group or folder."),
+        typer.Option(
+            metavar="UNIT",
+            help="What --compare resamples for its confidence intervals: image, group or folder.",
+            rich_help_panel=SCORING,
+        ),
     ] = "image",
     size: Size = None,
     precision: Precision = "auto",
     device: Device = "auto",
     batch_size: BatchSize = "auto",
-    workers: Annotated[int, typer.Option(metavar="N", help="Processes for saved maps; 0 = one a CPU core.", min=0)] = 0,
+    workers: Workers = 0,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Score models or saved maps against a benchmark or own data, with the protocol beside every number.
+    """Score models or saved maps on benchmarks or on your own data.
 
-    Images that cannot be scored are counted and named; the mean is over the others.
+    Every number is printed with its protocol. Images that cannot be scored are counted and named; the mean is over the
+    others.
     """
-    from datool.depth import Ambiguity, Quantity
-    from datool.errors import lookup
     from datool.jobs.evaluate.evaluate import EvalOptions
+    from datool.settings import split
 
     if names and not compare:
         raise typer.BadParameter(f"got {' '.join(names)}; put --compare before several, --model before one.")
-    quantities = {item.value: item for item in Quantity}
-    ambiguities = {item.value: item for item in Ambiguity}
+    map_quantity, map_ambiguity = meaning(quantity, ambiguity)
     options = EvalOptions(
-        bench=[name.strip() for name in bench.split(",") if name.strip()],
+        bench=listed(bench),
         manifest=manifest,
         model=model,
         predictions=predictions,
         compare=names or (),
-        quantity=None if quantity is None else lookup(quantities, quantity, "quantity"),
-        ambiguity=None if ambiguity is None else lookup(ambiguities, ambiguity, "ambiguity"),
+        quantity=map_quantity,
+        ambiguity=map_ambiguity,
         divisor=divisor,
-        roots={name: Path(place) for name, place in pairs(root, "--root", "NAME=DIR").items()},
+        roots=folders(root),
         protocol=protocol,
-        overrides=pairs(settings, "--set", "KEY=VALUE"),
+        overrides=dict(map(split, settings(set_))),
         csv=csv,
         rows=rows or (),
-        shard=_shard(shard),
+        shard=part(shard, "--shard"),
         html=html,
         speed=speed,
         resample=resample,
@@ -212,13 +244,6 @@ def _compare(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalS
             _draw_comparison(comparison, found.summaries, number)
         _draw_speeds(found.summaries)
     return found.summaries
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, slash, of = text.partition("/")
-    if not (slash and part.isdecimal() and of.isdecimal()):
-        raise typer.BadParameter(f"got '{text}', expected I/N, such as 1/2.", param_hint="--shard")
-    return int(part), int(of)
 
 
 def _draw_eval(summary: EvalSummary) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import draw_rows, say
-from datool.cli.options import Json, Quiet, Size
+from datool.cli.help import ADVANCED, FORMATS, IN_OUT
+from datool.cli.options import Json, Overwrite, Quiet, Size
 
 if TYPE_CHECKING:
     from datool.jobs.export import ExportSummary
@@ -20,56 +21,95 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            metavar="MODEL", help="A name (v2-small, tiny, ...), weight file or folder.", show_default=False
+            metavar="MODEL",
+            help="A model name (v2-small, tiny, ...), weight file or folder.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", metavar="FILE|DIR", help="The file to write, or its folder.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FILE|DIR",
+            help="File or folder to write.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
     ],
-    format: Annotated[str, typer.Option(metavar="NAME", help="onnx, torch-export (.pt2) or openvino.")] = "onnx",
+    format: Annotated[
+        str, typer.Option(metavar="NAME", help="onnx, torch-export (.pt2) or openvino.", rich_help_panel=FORMATS)
+    ] = "onnx",
     precision: Annotated[
-        str, typer.Option(metavar="NAME", help="fp32; of openvino also bf16, or int8 (needs --calibrate).")
+        str,
+        typer.Option(
+            metavar="NAME", help="fp32; for openvino also bf16, or int8 with --calibrate.", rich_help_panel=FORMATS
+        ),
     ] = "fp32",
-    opset: Annotated[int, typer.Option(metavar="N", help="Of ONNX.", min=18)] = 20,
+    opset: Annotated[int, typer.Option(metavar="N", help="ONNX opset.", min=18, rich_help_panel=FORMATS)] = 20,
     size: Size = None,
     check: Annotated[
         Path | None,
         typer.Option(
-            metavar="IMAGE", help="Picture to compare with PyTorch on; default: a rendered one.", show_default=False
+            metavar="IMAGE",
+            help="Photo on which the file is compared with PyTorch. Default: a rendered one.",
+            show_default=False,
+            rich_help_panel=ADVANCED,
         ),
     ] = None,
     calibrate: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Photos that int8 takes its ranges from, up to 48.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Photos to calibrate int8 on; up to 48 are used.",
+            show_default=False,
+            rich_help_panel=FORMATS,
+        ),
     ] = None,
     tolerance: Annotated[
         float | None,
         typer.Option(
             metavar="ERROR",
-            help="Largest error against PyTorch in fp32, relative to the map's spread; default: 1e-4 for fp32, 1e-2 "
-            "for bf16, 3e-2 for int8.",
+            help="Largest accepted error against PyTorch in fp32, relative to the spread of the map. Default: 1e-4 for "
+            "fp32, 1e-2 for bf16, 3e-2 for int8.",
             min=0.0,
             show_default=False,
+            rich_help_panel=ADVANCED,
         ),
     ] = None,
     encoder: Annotated[
         bool,
-        typer.Option("--encoder", help="Write the encoder alone as a DINOv2 backbone, for timm and for transformers."),
+        typer.Option(
+            "--encoder",
+            help="Write only the encoder, as a DINOv2 backbone for timm and transformers.",
+            rich_help_panel=FORMATS,
+        ),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files in the way.")] = False,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a model for ONNX Runtime, OpenVINO or torch.export, for photos of any size, checked against PyTorch.
+    """Export a model for ONNX Runtime, OpenVINO or torch.export.
 
-    The file holds all that `datool predict --model FILE` needs.
+    The file takes photos of any size, is checked against PyTorch, and holds all that `datool predict --model FILE`
+    needs.
     """
     from datool.jobs.export import ExportOptions
     from datool.jobs.export import export as job
 
     options = ExportOptions(
-        model, out, format, precision, opset, size, check, calibrate, tolerance, encoder=encoder, overwrite=overwrite
+        model=model,
+        out=out,
+        format=format,
+        precision=precision,
+        opset=opset,
+        size_px=size,
+        check=check,
+        calibrate=calibrate,
+        tolerance=tolerance,
+        encoder=encoder,
+        overwrite=overwrite,
     )
     summary = job(options, lambda line: None if quiet else say("note", line, "yellow"))
     if as_json:

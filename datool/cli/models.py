@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 
 from datool.cli.draw import say
+from datool.cli.help import IN_OUT, Typer
 from datool.cli.options import Json, Quiet
 
-models = typer.Typer(help="List the models that datool knows by name, or fetch one.")
+models = Typer(help="List the models that datool knows by name, or download one.", no_args_is_help=False)
 
 
 @models.callback(invoke_without_command=True, epilog="Example: datool models --json")
 def list_models(context: typer.Context, as_json: Json = False) -> None:
-    """List the models: size, licence, what their maps hold, what is cached."""
+    """List the models that datool knows by name: output, size, licence, and whether they are cached."""
     if context.invoked_subcommand:
         return
     from datool.jobs.models import list_models as job
@@ -39,12 +40,15 @@ def list_models(context: typer.Context, as_json: Json = False) -> None:
 
 @models.command("get", epilog="Example: datool models get v2-small")
 def get_model(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of the list.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="A name from `datool models`.", show_default=False, rich_help_panel=IN_OUT),
+    ],
     quiet: Quiet = False,
 ) -> None:
-    """Fetch the weights of a model into the hub's cache (HF_HOME), and print the file: for machines without a network.
+    """Download the weights of a model into the hub's cache (HF_HOME), and print the file.
 
-    On such a machine, give the copied file as --model NAME=FILE.
+    For a machine without a network, copy the file there and give it as --model NAME=FILE.
     """
     from datool.jobs.models import get_model as job
 

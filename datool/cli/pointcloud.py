@@ -11,8 +11,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import Bar, draw_rows, list_failed
-from datool.cli.options import Device, Json, Model, Out, Overwrite, Quiet, Size
-from datool.errors import lookup
+from datool.cli.help import ADVANCED, CAMERA, FORMATS, IN_OUT, MAPS, SURFACES
+from datool.cli.options import (
+    AssumeFov,
+    Calibration,
+    Device,
+    Divisor,
+    FocalPx,
+    FovDeg,
+    Intrinsics,
+    Json,
+    MapAmbiguity,
+    MapQuantity,
+    Model,
+    Out,
+    Overwrite,
+    Quiet,
+    Size,
+    listed,
+    meaning,
+)
 
 if TYPE_CHECKING:
     from datool.jobs.pointcloud.pointcloud import CloudSummary
@@ -22,10 +40,11 @@ def pointcloud(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUTS...",
-            help="Photos (depth is predicted), depth maps, manifests (.jsonl, or datool predict's OUT), and folders of "
-            "them.",
+            metavar="INPUTS",
+            help="Photos (their depth is predicted), depth maps, manifests (.jsonl, or the output folder of `datool "
+            "predict`), or folders of these.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ],
     out: Out,
@@ -33,7 +52,9 @@ def pointcloud(
         str,
         typer.Option(
             metavar="LIST",
-            help="Comma-separated: ply, pcd, xyz, las (points), glb (a mesh with the photo on it), html, png.",
+            help="Comma-separated. Points: ply, pcd, xyz, las. Mesh with the photo as its texture: glb. To look at: "
+            "html, png.",
+            rich_help_panel=FORMATS,
         ),
     ] = "ply",
     model: Model = "auto",
@@ -42,122 +63,133 @@ def pointcloud(
     photos: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="Photos of the maps, of the same names; else beside them.", show_default=False
-        ),
-    ] = None,
-    quantity: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="What maps hold that do not say: depth (metres) or disparity.", show_default=False
-        ),
-    ] = None,
-    ambiguity: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="And what they lack: none, scale, scale-and-shift.", show_default=False),
-    ] = None,
-    divisor: Annotated[
-        float | None,
-        typer.Option(metavar="N", help="Maps of other programs: value = stored / N, 0 unknown.", show_default=False),
-    ] = None,
-    focal_px: Annotated[
-        float | None,
-        typer.Option(metavar="PX", help="Focal length in pixels of the photos as they are.", show_default=False),
-    ] = None,
-    fov_deg: Annotated[
-        float | None,
-        typer.Option(metavar="DEG", help="Field of view in degrees, horizontal: left to right.", show_default=False),
-    ] = None,
-    intrinsics: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="fx fy cx cy or a 3x3 matrix, as text or JSON, with the width and height it is of; or JSON lines with "
-            "an image each. Without any, the manifest's row or the photo's EXIF tells.",
+            metavar="DIR",
+            help="Folder with the photos of the maps, under the same names. Default: next to the maps.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
-    assume_fov: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DEG", help="Horizontal field of view where nothing tells the camera.", show_default=False
-        ),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Of datool calibrate: makes relative disparity metric.", show_default=False),
-    ] = None,
+    quantity: MapQuantity = None,
+    ambiguity: MapAmbiguity = None,
+    divisor: Divisor = None,
+    focal_px: FocalPx = None,
+    fov_deg: FovDeg = None,
+    intrinsics: Intrinsics = None,
+    assume_fov: AssumeFov = None,
+    calibration: Calibration = None,
     relative: Annotated[
-        bool, typer.Option("--relative", help="Make a cloud without a unit where depth has no scale.")
+        bool,
+        typer.Option(
+            "--relative", help="Accept depth without a scale: the cloud then has no unit.", rich_help_panel=MAPS
+        ),
     ] = False,
     edge: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Pixels whose depth steps by more than this on both sides fly: left out."),
+        typer.Option(
+            metavar="SHARE",
+            help="Drop flying pixels: those whose depth differs by more than this share on both sides.",
+            rich_help_panel=SURFACES,
+        ),
     ] = 0.04,
     grazing_deg: Annotated[
-        float, typer.Option(metavar="DEG", help="Surfaces seen under a smaller angle are smeared edges: left out.")
+        float,
+        typer.Option(
+            metavar="DEG",
+            help="Drop smeared edges: surfaces seen at a smaller angle than this.",
+            rich_help_panel=SURFACES,
+        ),
     ] = 3.0,
     max_depth_m: Annotated[
-        float | None, typer.Option(metavar="M", help="Farther points are left out; sky always is.", show_default=False)
+        float | None,
+        typer.Option(
+            metavar="M",
+            help="Drop points farther than this. Sky is always dropped.",
+            show_default=False,
+            rich_help_panel=SURFACES,
+        ),
     ] = None,
     min_confidence: Annotated[
         float | None,
         typer.Option(
-            metavar="SHARE", help="Leave out pixels below it where a row has a confidence map.", show_default=False
+            metavar="SHARE",
+            help="Drop pixels with a lower confidence, where there is a confidence map.",
+            show_default=False,
+            rich_help_panel=SURFACES,
         ),
     ] = None,
     voxel_m: Annotated[
         float | None,
-        typer.Option(metavar="M", help="One point a cube of this side; of --fuse the resolution.", show_default=False),
+        typer.Option(
+            metavar="M",
+            help="Keep one point per cube of this side. With --fuse: the resolution.",
+            show_default=False,
+            rich_help_panel=SURFACES,
+        ),
     ] = None,
     max_points: Annotated[
-        int | None, typer.Option(metavar="N", help="Keep at most N points, drawn at random.", show_default=False)
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Keep at most this many points, chosen at random.",
+            show_default=False,
+            rich_help_panel=SURFACES,
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of that draw.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of the random choice of --max-points.", rich_help_panel=ADVANCED)
+    ] = 0,
     axes: Annotated[
-        str, typer.Option(metavar="NAME", help="y-down (as the camera), y-up or z-up. A .glb is y-up always.")
+        str,
+        typer.Option(
+            metavar="NAME", help="y-down (the camera's), y-up or z-up. glb is always y-up.", rich_help_panel=FORMATS
+        ),
     ] = "y-down",
-    fuse: Annotated[bool, typer.Option("--fuse", help="One cloud, OUT/fused, of all frames with poses.")] = False,
+    fuse: Annotated[
+        bool,
+        typer.Option(
+            "--fuse", help="Fuse all frames that have a pose into one cloud, OUT/fused.", rich_help_panel=SURFACES
+        ),
+    ] = False,
     poses: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Camera-to-world matrices: JSON lines with an image each, or KITTI's or TUM's text in the order of "
-            'the inputs; else "pose" in the manifest\'s rows.',
+            help="Camera-to-world matrices: JSON lines, one per image, or KITTI or TUM text in the order of the "
+            "inputs. "
+            'Default: "pose" in the manifest.',
             show_default=False,
+            rich_help_panel=CAMERA,
         ),
     ] = None,
     view: Annotated[
-        bool, typer.Option("--view", help="Also html: a page that turns the cloud in a browser, offline.")
+        bool,
+        typer.Option("--view", help="Also write html: an offline page to turn the cloud.", rich_help_panel=FORMATS),
     ] = False,
-    png: Annotated[bool, typer.Option("--png", help="Also png: a picture of the cloud from a little aside.")] = False,
+    png: Annotated[
+        bool, typer.Option("--png", help="Also write png: a picture of the cloud.", rich_help_panel=FORMATS)
+    ] = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Turn photos, depth maps or manifests into point clouds and meshes, and write OUT/manifest.jsonl.
+    """Turn photos, depth maps or manifests into point clouds and meshes.
 
-    Depth must be metric or calibrated, and the camera known: nothing is guessed unless asked. A rerun skips what is
-    finished.
+    Depth must be metric or calibrated, and the camera known; nothing is guessed unless you ask for it. A second run
+    skips what is finished. OUT/manifest.jsonl describes each output.
     """
-    from datool.depth import Ambiguity, Quantity
     from datool.jobs.pointcloud.inputs import Meaning
     from datool.jobs.pointcloud.pointcloud import CloudOptions
     from datool.jobs.pointcloud.pointcloud import pointcloud as job
 
-    names = list(dict.fromkeys(name.strip() for name in format.split(",") if name.strip()))
+    asked = {"html": view, "png": png}
     options = CloudOptions(
         inputs=inputs,
         out=out,
-        formats=[*names, *(name for name, wanted in (("html", view), ("png", png)) if wanted and name not in names)],
+        formats=listed(",".join([format, *(name for name, wanted in asked.items() if wanted)])),
         model=model,
         size_px=size,
         device=device,
-        meaning=Meaning(
-            None if quantity is None else lookup({item.value: item for item in Quantity}, quantity, "quantity"),
-            None if ambiguity is None else lookup({item.value: item for item in Ambiguity}, ambiguity, "ambiguity"),
-            divisor,
-            photos,
-        ),
+        meaning=Meaning(*meaning(quantity, ambiguity), divisor, photos),
         focal_px=focal_px,
         fov_deg=fov_deg,
         intrinsics=intrinsics,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import Bar, draw_rows, list_failed
+from datool.cli.help import ADVANCED, FORMATS, IN_OUT, VIDEOS
 from datool.cli.options import (
     BatchSize,
     Calibration,
@@ -19,10 +20,15 @@ from datool.cli.options import (
     MaxPixels,
     Model,
     Out,
+    Overlap,
     Overwrite,
     Precision,
     Quiet,
+    Runtime,
     Size,
+    Tile,
+    Tolerance,
+    listed,
     number_or_text,
 )
 
@@ -34,10 +40,12 @@ def predict(
     inputs: Annotated[
         list[str],
         typer.Argument(
-            metavar="INPUTS...",
-            help="Photos and films, folders of them (recursive), globs in quotes, .txt lists (a path a line), or - for "
-            "paths on stdin.",
+            metavar="INPUTS",
+            help="Photos, videos, folders (searched recursively), quoted globs, .txt lists (one path per line), or - "
+            "to "
+            "read paths from stdin.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ],
     out: Out,
@@ -46,9 +54,10 @@ def predict(
         str,
         typer.Option(
             metavar="LIST",
-            help="Comma-separated: png16 (decodes alone), npy, npz, exr, exr-half, tiff, pfm; pictures: color, "
-            "color-inferno, color-turbo, grey, side-by-side; of films grey10 (10 bits) too. Of a film, pictures make "
-            "an MP4 with its sound, values a folder with a file a frame.",
+            help="Comma-separated. Values: png16, npy, npz, exr, exr-half, tiff, pfm. Pictures: color, color-inferno, "
+            "color-turbo, grey, side-by-side. Videos only: grey10 (10-bit). For a video, a picture format writes an "
+            "MP4 with sound, a value format a folder with one file per frame.",
+            rich_help_panel=FORMATS,
         ),
     ] = "png16,color",
     size: Size = None,
@@ -60,60 +69,46 @@ def predict(
     max_pixels: MaxPixels = 200_000_000,
     max_aspect: MaxAspect = 8.0,
     no_fallback: Annotated[
-        bool, typer.Option("--no-fallback", help="Fail where --model auto would take the bundled tiny.")
-    ] = False,
-    tile: Annotated[
-        int | None,
+        bool,
         typer.Option(
-            metavar="PX",
-            help="Cut photos larger than this into tiles of so many pixels a side, which agree with a look at the "
-            "whole: fine detail of photos up to 100 M pixels and more.",
-            show_default=False,
+            "--no-fallback",
+            help="With --model auto: fail rather than use the bundled tiny model.",
+            rich_help_panel=ADVANCED,
         ),
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(metavar="PX", help="What neighbouring tiles share; default: a quarter.", show_default=False),
-    ] = None,
+    ] = False,
+    tile: Tile = None,
+    overlap: Overlap = None,
     range: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="Of films: clip (one range of colours for all frames), ema (one that follows the film and begins anew "
-            "at cuts), frame (each frame alone, as photos: flickers).",
+            help="Colour range. clip: one for the whole video; ema: follows the video and restarts at cuts; frame: "
+            "each frame on its own, which flickers.",
+            rich_help_panel=VIDEOS,
         ),
     ] = "clip",
-    flow: Annotated[bool, typer.Option("--flow", help="Of films: smooth along the optical flow too.")] = False,
+    flow: Annotated[
+        bool, typer.Option("--flow", help="Also smooth along the optical flow.", rich_help_panel=VIDEOS)
+    ] = False,
     sequence: Annotated[
         float | None,
         typer.Option(
-            metavar="FPS", help="Take each folder of images as a film of so many frames a second.", show_default=False
+            metavar="FPS",
+            help="Treat each folder of images as a video with this many frames per second.",
+            show_default=False,
+            rich_help_panel=VIDEOS,
         ),
     ] = None,
     calibration: Calibration = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="What computes: torch, onnx, openvino (converted once, kept in the cache), or auto: the fastest "
-            "within --tolerance on the first photos; default: torch, or that of an exported file.",
-            show_default=False,
-        ),
-    ] = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            metavar="ERROR",
-            help="Of --runtime auto: largest error against fp32, relative to the map's spread.",
-            min=0.0,
-        ),
-    ] = 1e-2,
+    runtime: Runtime = None,
+    tolerance: Tolerance = 1e-2,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write the depth of photos and films, sub-folders mirrored, and a row for each in OUT/manifest.jsonl, clips.jsonl.
+    """Predict the depth of photos and videos.
 
-    A rerun skips what is finished. What fails is listed, the others are written whole.
+    Sub-folders are mirrored in OUT. OUT/manifest.jsonl describes each photo, OUT/clips.jsonl each video. A second run
+    skips what is finished. Failures are listed and do not stop the rest.
     """
     from datool.jobs.predict.predict import PredictOptions
     from datool.jobs.predict.predict import predict as job
@@ -122,7 +117,7 @@ def predict(
         inputs=inputs,
         out=out,
         model=model,
-        formats=[name.strip() for name in format.split(",") if name.strip()],
+        formats=listed(format),
         size_px=size,
         precision=precision,
         device=device,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from datool.cli.draw import LINE_EVERY_S, LISTED, draw_rows, say
+from datool.cli.help import ADVANCED, FORMATS, IN_OUT, LABELS, MODEL, WORKERS
 from datool.cli.options import (
     BatchSize,
     Compile,
@@ -20,9 +21,11 @@ from datool.cli.options import (
     Precision,
     Quiet,
     Roots,
+    RowsPerShard,
     Size,
+    folders,
     number_or_text,
-    pairs,
+    part,
 )
 
 if TYPE_CHECKING:
@@ -34,10 +37,11 @@ def pseudo_label(
     inputs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="INPUTS...",
-            help="Folders, manifests (.jsonl), tars, shards by braces ('{00000..00041}.tar'), https:// and pipe: "
-            "addresses of shards, or names of unlabelled data sets.",
+            metavar="INPUTS",
+            help="Folders, manifests (.jsonl), tars, quoted patterns of shards ('{00000..00041}.tar'), https:// or "
+            "pipe: addresses of shards, or names of unlabelled data sets.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     out: Annotated[
@@ -46,48 +50,92 @@ def pseudo_label(
             "--out",
             "-o",
             metavar="DIR",
-            help="Folder of the labels; all workers of a set share it.",
+            help="Folder for the labels, shared by all workers.",
             show_default=False,
+            rich_help_panel=IN_OUT,
         ),
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE|FOLDER", help="The teacher, as for predict; never auto.", show_default=False),
+        typer.Option(
+            metavar="NAME|FILE|DIR",
+            help="The teacher: as for `datool predict`, but never auto.",
+            show_default=False,
+            rich_help_panel=MODEL,
+        ),
     ] = None,
     format: Annotated[
-        str, typer.Option(metavar="NAME", help="shards (tars that training reads), or files and a manifest.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="shards (tars, as training reads them) or files (with a manifest).",
+            rich_help_panel=FORMATS,
+        ),
     ] = "shards",
     depth: Annotated[
-        str, typer.Option(metavar="NAME", help="Of the labels: exr-half (smallest), png16, exr, npz, tiff or pfm.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Format of the labels: exr-half (smallest), png16, exr, npz, tiff or pfm.",
+            rich_help_panel=FORMATS,
+        ),
     ] = "exr-half",
     keep_images: Annotated[
-        bool, typer.Option("--keep-images", help="Store the photos beside the labels; else the labels say where.")
+        bool,
+        typer.Option(
+            "--keep-images",
+            help="Store the photos with the labels. Otherwise the labels refer to them.",
+            rich_help_panel=FORMATS,
+        ),
     ] = False,
     label_size: Annotated[
-        str, typer.Option(metavar="NAME", help="network (short side --size), or native: the photo's size.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="network (short side --size) or native (the size of the photo).",
+            rich_help_panel=LABELS,
+        ),
     ] = "network",
     size: Size = None,
-    flip: Annotated[bool, typer.Option("--flip", help="Average the labels of the photo and its mirror image.")] = False,
+    flip: Annotated[
+        bool,
+        typer.Option("--flip", help="Average the labels of each photo and its mirror image.", rich_help_panel=LABELS),
+    ] = False,
     confidence: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="How much the mirror image's label differs: none, image (a number each), or map (a picture too).",
+            help="Store how much the label of the mirror image differs: none, image (one number per photo) or map "
+            "(also "
+            "per pixel).",
+            rich_help_panel=LABELS,
         ),
     ] = "none",
-    rows_per_shard: Annotated[
-        int, typer.Option(metavar="N", help="Photos of a shard of a folder or manifest; a tar gives one.", min=1)
-    ] = 1000,
+    rows_per_shard: RowsPerShard = 1000,
     roots: Roots = None,
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="local, or ray: the cluster that there is, else this machine.")
+        str,
+        typer.Option(
+            metavar="NAME", help="local, or ray: the running cluster, else this machine.", rich_help_panel=WORKERS
+        ),
     ] = "local",
     worker: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Which worker of a job array, 0/8 to 7/8.", show_default=False),
+        typer.Option(
+            metavar="I/N",
+            help="Which task of a job array this is, counted from 0 (0/8 to 7/8).",
+            show_default=False,
+            rich_help_panel=WORKERS,
+        ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(metavar="N", help="Processes here (tasks of Ray); 0 = one a GPU, one on a CPU.", min=0)
+        int,
+        typer.Option(
+            metavar="N",
+            help="Processes on this machine, or Ray tasks. 0: one per GPU, or one on a CPU.",
+            min=0,
+            rich_help_panel=WORKERS,
+        ),
     ] = 0,
     precision: Precision = "auto",
     device: Device = "auto",
@@ -98,28 +146,38 @@ def pseudo_label(
         str,
         typer.Option(
             metavar="NAME",
-            help="Of JPEGs: opencv, on the CPU; torchvision, on the device (nvJPEG); auto: the latter on CUDA.",
+            help="JPEG decoder: opencv (on the CPU), torchvision (on the device; nvJPEG), or auto: torchvision on "
+            "CUDA.",
+            rich_help_panel=ADVANCED,
         ),
     ] = "auto",
     max_failures: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Stop when more photos than this fail, of all workers; else a failed photo is a row with its reason.",
+            help="Stop when more photos than this have failed, over all workers. Default: never; failed photos are "
+            "recorded with the reason.",
             min=0,
             show_default=False,
+            rich_help_panel=ADVANCED,
         ),
     ] = None,
     status: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Only say how far the labels in DIR are.", show_default=False),
+        typer.Option(
+            metavar="DIR",
+            help="Only show the progress of the labels in DIR.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a teacher's labels of any number of photos, as shards that train-student reads.
+    """Label any number of photos with a teacher, as shards that `datool train-student` reads.
 
-    Any number of workers may share OUT, and die: the same command goes on, to the same bytes.
+    Any number of workers can share OUT. If one is killed, run the same command again: it continues, and the result is
+    the same to the byte.
     """
     if status is not None:
         from datool.jobs.pseudo_label import read_status
@@ -157,9 +215,9 @@ def pseudo_label(
         labels=labels,
         format=format,
         rows_per_shard=rows_per_shard,
-        roots={name: Path(path) for name, path in pairs(roots, "--root", "NAME=DIR").items()},
+        roots=folders(roots),
         engine=engine,
-        worker=_worker(worker),
+        worker=None if worker is None else part(worker, "--worker"),
         workers=workers,
         device=device,
         max_failures=max_failures,
@@ -213,16 +271,7 @@ def _rows(status: LabelStatus) -> dict[str, str]:
 
 def _span(seconds: float) -> str:
     """Return a time in words: 3 d 4 h, 2 h 10 min, 40 s."""
-    for unit, length, part, inner in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+    for unit, length, smaller, inner in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= length:
-            return f"{int(seconds // length)} {unit} {int(seconds % length // inner)} {part}"
+            return f"{int(seconds // length)} {unit} {int(seconds % length // inner)} {smaller}"
     return f"{seconds:.0f} s"
-
-
-def _worker(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    number, slash, count = text.partition("/")
-    if not (slash and number.isdecimal() and count.isdecimal()):
-        raise typer.BadParameter(f"got '{text}', expected I/N, such as 0/8.", param_hint="--worker")
-    return int(number), int(count)

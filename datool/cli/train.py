@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from datool.cli.draw import Bar, draw_rows, say
-from datool.cli.options import Device, Json, Out, Quiet, Roots, Settings, pairs
+from datool.cli.help import DATA, MODEL, TRAINING, WORKERS
+from datool.cli.options import Device, Json, Out, Quiet, Roots, Settings, folders, settings
 
 if TYPE_CHECKING:
     from datool.jobs.train import Plan, TrainSummary
@@ -22,16 +23,18 @@ _LISTED_IDS = 8
 _RECIPE = typer.Option(
     "--recipe",
     metavar="NAME|FILE",
-    help="A recipe of the papers, a small one, or a recipe.json; --dry-run prints all of it.",
+    help="A named recipe or a recipe.json. --dry-run prints it in full.",
+    rich_help_panel=TRAINING,
 )
 Data = Annotated[
     list[Path] | None,
     typer.Option(
         "--data",
         metavar="FILE",
-        help="Own samples in place of the recipe's data sets: a manifest (.jsonl), its folder, or packed shards; what "
-        "`datool pseudo-label` wrote, if the recipe trains on pseudo labels. Repeatable.",
+        help="Your own samples instead of the recipe's data sets: a manifest (.jsonl), its folder, or packed shards; "
+        "for recipes with pseudo labels, what `datool pseudo-label` wrote. Repeatable.",
         show_default=False,
+        rich_help_panel=DATA,
     ),
 ]
 Labelled = Annotated[
@@ -39,8 +42,10 @@ Labelled = Annotated[
     typer.Option(
         "--labelled",
         metavar="FILE",
-        help="Own samples with true depth beside pseudo labels (student-v1), as --data. Repeatable.",
+        help="Your own samples with true depth, in addition to pseudo labels (student-v1); forms as for --data. "
+        "Repeatable.",
         show_default=False,
+        rich_help_panel=DATA,
     ),
 ]
 Skies = Annotated[
@@ -48,65 +53,127 @@ Skies = Annotated[
     typer.Option(
         "--sky",
         metavar="SET=DIR",
-        help="Sky masks of a labelled set, by its name or path: what they mark and no label knows is infinitely far "
-        "(V1's sky). `datool data sky` writes them. Repeatable.",
+        help="Sky masks (from `datool data sky`) of a labelled set, given by name or path. Masked pixels without a "
+        "label count as infinitely far, as in V1. Repeatable.",
         show_default=False,
+        rich_help_panel=DATA,
     ),
 ]
 Row = Annotated[
     str | None,
-    typer.Option("--model", metavar="NAME", help="What to train: v2-small, v2-base, ... [recipe]", show_default=False),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Model to train: v2-small, v2-base, ... Default: the recipe's.",
+        show_default=False,
+        rich_help_panel=MODEL,
+    ),
 ]
 Init = Annotated[
     str | None,
     typer.Option(
         "--init",
         metavar="NAME|FILE",
-        help="Weights of the encoder to begin with: dinov2, a model's name, a file, or a run's folder. [recipe]",
+        help="Initial weights of the encoder: dinov2, a model name, a file or the folder of a run. Default: the "
+        "recipe's.",
         show_default=False,
+        rich_help_panel=MODEL,
     ),
 ]
 InitHead = Annotated[
-    bool, typer.Option("--init-head", help="Begin with the head of --init too, except for its last layer.")
+    bool,
+    typer.Option(
+        "--init-head", help="Also start from the head of --init, except its last layer.", rich_help_panel=MODEL
+    ),
 ]
 Validation = Annotated[
     Path | None,
-    typer.Option("--validation", metavar="FILE", help="Samples with depth to score on, as --data.", show_default=False),
+    typer.Option(
+        "--validation",
+        metavar="FILE",
+        help="Samples with depth to validate on; forms as for --data.",
+        show_default=False,
+        rich_help_panel=DATA,
+    ),
 ]
 Steps = Annotated[
-    int | None, typer.Option("--steps", metavar="N", help="Steps in all. [recipe]", min=1, show_default=False)
+    int | None,
+    typer.Option(
+        "--steps",
+        metavar="N",
+        help="Number of training steps. Default: the recipe's.",
+        show_default=False,
+        min=1,
+        rich_help_panel=TRAINING,
+    ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option("--batch-size", metavar="N", help="Samples a step, of all GPUs. [recipe]", min=1, show_default=False),
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        help="Samples per step, over all GPUs. Default: the recipe's.",
+        show_default=False,
+        min=1,
+        rich_help_panel=TRAINING,
+    ),
 ]
 Size = Annotated[
     int | None,
-    typer.Option("--size", metavar="PX", help="Side of the crops to train on. [recipe]", min=1, show_default=False),
+    typer.Option(
+        "--size",
+        metavar="PX",
+        help="Side of the training crops, in pixels. Default: the recipe's.",
+        show_default=False,
+        min=1,
+        rich_help_panel=TRAINING,
+    ),
 ]
 Precision = Annotated[
-    str | None, typer.Option("--precision", metavar="NAME", help="bf16 or fp32. [recipe]", show_default=False)
+    str | None,
+    typer.Option(
+        "--precision",
+        metavar="NAME",
+        help="bf16 or fp32. Default: the recipe's.",
+        show_default=False,
+        rich_help_panel=TRAINING,
+    ),
 ]
 Workers = Annotated[
     int | None,
     typer.Option(
-        metavar="N", help="Processes that read samples, a GPU; default: the cores.", min=0, show_default=False
+        metavar="N",
+        help="Processes per GPU that read samples. Default: by the number of CPU cores.",
+        show_default=False,
+        min=0,
+        rich_help_panel=WORKERS,
     ),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Go on with the run in OUT, by its own recipe; --set may change some fields.")
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue the run in OUT with its own recipe. --set may change some fields.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Print the recipe, the samples, the memory and the hours; train nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Print the recipe, the number of samples, and the expected memory and time; do not train.",
+        rich_help_panel=TRAINING,
+    ),
 ]
 
 
-def train_command(default: str, about: str) -> Callable[..., None]:
+def train_command(default: str, about: str, recipes: str) -> Callable[..., None]:
     """Return a command that trains by a recipe.
 
     Args:
         default: recipe.
-        about: the command's help, a sentence; what OUT is follows it.
+        about: what it does, a sentence.
+        recipes: which there are, a sentence.
     """
 
     def train(
@@ -124,7 +191,7 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         batch_size: BatchSize = None,
         size: Size = None,
         precision: Precision = None,
-        settings: Settings = None,
+        set_: Settings = None,
         resume: Resume = False,
         dry_run: DryRun = False,
         device: Device = "auto",
@@ -150,14 +217,20 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         from datool.training.dataloading import Places
         from datool.training.recipes import override, read_recipe
 
-        roots_given = {name: Path(root) for name, root in pairs(roots, "--root", "NAME=DIR").items()}
-        skies = {name: Path(folder) for name, folder in pairs(sky, "--sky", "SET=DIR").items()}
-        places = Places(tuple(data or ()), tuple(labelled or ()), validation, roots_given, skies)
-        options = TrainOptions(out, places, resume, tuple(settings or ()), device, workers)
+        skies = folders(sky, "--sky", "SET=DIR")
+        places = Places(tuple(data or ()), tuple(labelled or ()), validation, folders(roots), skies)
+        options = TrainOptions(
+            out=out,
+            places=places,
+            resume=resume,
+            settings=settings(set_),
+            device=device,
+            num_workers=workers,
+        )
         chosen = read_recipe(str(out / "recipe.json") if resume else recipe)
         if not resume:
             chosen = _changed(chosen, model, init, init_head, steps, batch_size, size, precision)
-            chosen = override(chosen, settings or [])
+            chosen = override(chosen, options.settings)
         if dry_run:
             _draw_plan(plan(chosen, options), as_json)
             return
@@ -166,12 +239,12 @@ def train_command(default: str, about: str) -> Callable[..., None]:
         if summary.rank == 0:
             _draw(summary, as_json, quiet)
 
-    train.__doc__ = f"{about}\n\n{_OUT}"
+    train.__doc__ = f"{about}\n\n{recipes}\n\n{_OUT}"
     return train
 
 
-_OUT = """OUT then is a --model: the best weights on held-out data, or the last ones where nothing is held out. It also
-gets recipe.json, log.jsonl, TensorBoard's files if that is installed, and checkpoints, from which --resume goes on
+_OUT = """OUT then works as a --model: the best weights on the validation data, or the last ones without. It also gets
+recipe.json, log.jsonl, TensorBoard files (if TensorBoard is installed) and checkpoints, from which --resume continues
 after a kill. On several GPUs: torchrun --nproc-per-node N -m datool ..."""
 
 

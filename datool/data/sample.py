@@ -48,7 +48,7 @@ class Sample:
             raise DatoolError(f"sample {self.id}: the camera is of a {of} image, the image is {size}.")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Batch:
     """Tensors of one training step, on the training device.
 
@@ -80,7 +80,15 @@ class Batch:
         """
         ids = tuple(map(str, range(len(image))))
         region, pseudo = valid.new_ones(valid.shape), valid.new_zeros(len(valid))
-        return cls(image, image if clean is None else clean, target, valid, region, pseudo, ids)
+        return cls(
+            image=image,
+            clean=image if clean is None else clean,
+            target=target,
+            valid=valid,
+            region=region,
+            pseudo=pseudo,
+            ids=ids,
+        )
 
     def __len__(self) -> int:
         return len(self.ids)

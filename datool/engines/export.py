@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from datool import __version__
 from datool.engines.base import Card
-from datool.engines.exported import META, missing
-from datool.errors import DatoolError, lookup
+from datool.engines.exported import META
+from datool.errors import DatoolError, lookup, require
 from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ViTEncoder
 from datool.models.weights import LoadedModel
@@ -192,9 +192,8 @@ def resize_weights(count: int, size: Tensor, side: int, stored: Tensor) -> Tenso
 
 
 def _write_onnx(program: Any, path: Path, entry: str, precision: str, opset: int, _: object) -> None:
-    with missing("onnx"):
-        import onnx
-        import onnxscript  # noqa: F401  # torch needs it
+    onnx = require("onnx", "onnx", "writing ONNX")
+    require("onnxscript", "onnx", "writing ONNX")  # torch imports it
     with _quiet():
         exported = torch.onnx.export(
             program, (), input_names=["image"], output_names=["depth"], opset_version=opset, dynamo=True, verbose=False
@@ -216,8 +215,7 @@ def _write_program(program: Any, path: Path, entry: str, precision: str, opset: 
 def _write_openvino(
     program: Any, path: Path, entry: str, precision: str, opset: int, calibration: Iterable[np.ndarray]
 ) -> None:
-    with missing("openvino"):
-        import openvino
+    openvino = require("openvino", "openvino", "writing OpenVINO's format")
     with _quiet():
         model = openvino.convert_model(program)
     model.inputs[0].set_names({"image"})
@@ -230,10 +228,9 @@ def _write_openvino(
 
 def _quantised(model: Any, calibration: Iterable[np.ndarray]) -> Any:
     """Return the graph with linear layers and attention in int8; the head is left as it is, see NOTES.md."""
-    with missing("openvino"):
-        import nncf
-        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+    nncf = require("nncf", "openvino", "int8")
+    advanced = require("nncf.quantization.advanced_parameters", "openvino", "int8")
+    ranges = require("nncf.quantization.range_estimator", "openvino", "int8")
     pictures = list(calibration)
     if not pictures:
         raise DatoolError("int8 needs pictures to calibrate on.", "Give a folder of your photos: --calibrate DIR.")
@@ -251,8 +248,8 @@ def _quantised(model: Any, calibration: Iterable[np.ndarray]) -> Any:
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(pictures),
             # The default leaves out what is rare, by which the worst of 40 photos was 4.6e-2 off instead of 2.5e-2.
-            advanced_parameters=AdvancedQuantizationParameters(
-                activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+            advanced_parameters=advanced.AdvancedQuantizationParameters(
+                activations_range_estimator_params=ranges.RangeEstimatorParametersSet.MINMAX
             ),
             ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
         )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from datool.depth import Ambiguity, Quantity
 from datool.engines.base import Card, Engine, choose_device
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, lookup, require
 from datool.models.hub import sha256_of
 from datool.models.weights import BROKEN, RUN_FILES, WEIGHT_FILES
 
@@ -175,8 +175,7 @@ class OpenVinoEngine(_OnCpu):
     """An OpenVINO file, computed in the precision that it was written for and in no other."""
 
     def _compile(self, num_threads: int) -> Any:
-        import openvino
-
+        openvino = require("openvino", "openvino", f"running {self.path}")
         options = {
             # OpenVINO takes bf16 by itself wherever the CPU has it, whatever the file holds.
             "INFERENCE_PRECISION_HINT": "f32" if self.precision == "fp32" else "bf16",
@@ -256,17 +255,6 @@ class ProgramEngine(_OnCpu):
 
 
 @contextmanager
-def missing(extra: str) -> Iterator[None]:
-    """Turn a library that is not installed into the line that installs it."""
-    try:
-        yield
-    except ImportError as error:
-        raise DatoolError(
-            f"this needs {error.name or extra}, which is not installed.", f"pip install 'datool[{extra}]'"
-        ) from error
-
-
-@contextmanager
 def damaged(path: Path, kinds: tuple[type[Exception], ...] = (RuntimeError,)) -> Iterator[None]:
     """Turn what a runtime raises on a file that it cannot read into an error that names the file."""
     try:
@@ -283,10 +271,8 @@ def _channels_first(image_bhw3: Tensor) -> np.ndarray:
 
 
 def _onnx_session(path: Path, num_threads: int) -> Any:
-    with missing("onnx"):
-        import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
+    onnxruntime = require("onnxruntime", "onnx", f"running {path}")
+    state = require("onnxruntime.capi.onnxruntime_pybind11_state", "onnx", f"running {path}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # lanes share the cores
@@ -301,8 +287,7 @@ def _onnx_entry(path: Path) -> str:
 
 
 def _openvino_entry(path: Path) -> str:
-    with missing("openvino"):
-        import openvino
+    openvino = require("openvino", "openvino", f"running {path}")
     with damaged(path):
         model = openvino.Core().read_model(path)
         return str(model.get_rt_info([META]).value) if model.has_rt_info([META]) else ""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datool.errors import DatoolError
+from datool.errors import require
 
 # By EXIF orientation: the axes that are swapped, and those that are reversed then. Source: EXIF 2.32, tag 0x0112.
 TURNS = {2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)), 5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)),
@@ -28,19 +28,16 @@ def jpeg_decoder(device: torch.device) -> Callable[[bytes, int], Tensor]:
     Raises:
         DatoolError: torchvision cannot decode there.
     """
-    try:
-        from torchvision.io import ImageReadMode, decode_jpeg
-    except ImportError as error:
-        raise DatoolError(f"torchvision cannot decode JPEG here: {error}.", "Use --decoder opencv.") from error
+    vision = require("torchvision.io", "", "decoding JPEG on the device", "Or use --decoder opencv.")
 
     # nvJPEG writes on a stream of its own, which waits for nobody: what it is given to fill must not be in use still.
     own = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def read(encoded: Tensor) -> Tensor:
         if own is None:
-            return decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+            return vision.decode_jpeg(encoded, mode=vision.ImageReadMode.RGB, device=device)
         with torch.cuda.stream(own):
-            pixels = decode_jpeg(encoded, mode=ImageReadMode.RGB, device=device)
+            pixels = vision.decode_jpeg(encoded, mode=vision.ImageReadMode.RGB, device=device)
         now = torch.cuda.current_stream(device)
         now.wait_stream(own)
         pixels.record_stream(now)

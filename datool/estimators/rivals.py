@@ -15,7 +15,7 @@ import torch
 
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.engines.base import PRECISIONS, choose_device, choose_precision
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.estimators.predictor import Item, Prediction
 
 Meaning = tuple[Quantity, Ambiguity]
@@ -105,10 +105,8 @@ class Transformer(Rival):
     """
 
     def __init__(self, place: str, asked: Asked) -> None:
-        with _installed("transformers"):
-            import transformers
-
-            transformers.logging.disable_progress_bar()
+        transformers = require("transformers", "rivals", f"the model hf:{place}")
+        transformers.logging.disable_progress_bar()
         device, dtype, precision = asked.place()
         with _found("depth model of transformers", place):
             self._model = transformers.AutoModelForDepthEstimation.from_pretrained(place, dtype=dtype)
@@ -146,8 +144,7 @@ class Marigold(Rival):
     """
 
     def __init__(self, place: str, asked: Asked) -> None:
-        with _installed("diffusers"):
-            import diffusers
+        diffusers = require("diffusers", "rivals", f"the model marigold:{place}")
         device, dtype, precision = asked.place()
         with _found("Marigold", place):
             self._pipe = diffusers.MarigoldDepthPipeline.from_pretrained(place, torch_dtype=dtype)
@@ -180,7 +177,7 @@ class Function(Rival):
         try:
             found = importlib.import_module(module) if colon and module else None
         except ModuleNotFoundError as error:
-            raise DatoolError(f"no module '{module}' for python:{place}.", "Is it on PYTHONPATH?") from error
+            raise DatoolError(f"no module '{error.name}' for python:{place}.", "Is it on PYTHONPATH?") from error
         self._function = getattr(found, name, None)
         if not callable(self._function):
             raise DatoolError(f"python:{place} is no function.", "Write python:package.module:function.")
@@ -214,14 +211,6 @@ def load_rival(spec: str, asked: Asked) -> Rival:
     """
     kind, _, place = spec.partition(":")
     return RIVALS[kind](place, asked)
-
-
-@contextmanager
-def _installed(name: str) -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DatoolError(f"{name} is not installed.", "Run: pip install 'datool[rivals]'") from error
 
 
 @contextmanager

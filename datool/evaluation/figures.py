@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datool.errors import DatoolError
+from datool.errors import require
 from datool.evaluation.compare import Comparison
 from datool.evaluation.results import BenchResult
 
@@ -21,23 +20,13 @@ MAX_GROUPS = 40
 BINS = 30
 
 
-@contextmanager
-def _installed() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise DatoolError("plotly is not installed.", "Run: pip install 'datool[report]'") from error
-
-
 def plotly_script() -> str:
     """Return the JavaScript of plotly, 4 to 5 MB.
 
     Raises:
         DatoolError: plotly is not installed.
     """
-    with _installed():
-        from plotly.offline import get_plotlyjs
-    return get_plotlyjs()
+    return str(require("plotly.offline", "report", "--html").get_plotlyjs())
 
 
 def by_depth(results: Mapping[str, BenchResult]) -> str:
@@ -159,9 +148,7 @@ VERDICTS = {"yes": "#059669", "no": "#dc2626", "open": "#64748b"}
 
 
 def _figure(x_title: str, y_title: str, height_px: int = 320) -> go.Figure:
-    with _installed():
-        import plotly.graph_objects as go
-    figure = go.Figure()
+    figure: go.Figure = require("plotly.graph_objects", "report", "--html").Figure()
     figure.update_layout(
         template="plotly_white",
         height=height_px,

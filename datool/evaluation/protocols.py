@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from datool.evaluation.fitted import Fitted, Score
 from datool.evaluation.metrics import METRICS, Metric, PixelMetric, measure
 from datool.evaluation.selection import CROPS, gathered, one_a_cell, open_range, resize_bilinear, thinned
 from datool.evaluation.unscored import UnscoredError
+from datool.settings import as_text, changed
 
 __all__ = [
     "CROPS",
@@ -123,25 +124,15 @@ def override(protocol: Protocol, values: Mapping[str, str]) -> Protocol:
 
     Args:
         protocol: what to begin with.
-        values: field -> text: ``far=10``, ``closed=true``, ``metrics=abs_rel,delta1``.
+        values: field -> text, as `datool.settings.changed` reads it: far -> 10, metrics -> abs_rel,delta1.
     Raises:
         DatoolError: unknown field, or a text that is not of its type.
     """
-    known = {field.name: getattr(protocol, field.name) for field in fields(protocol) if field.name != "name"}
-    changed = {name: _typed(name, text, lookup(known, name, "field of a protocol")) for name, text in values.items()}
-    suffix = "".join(f"+{name}={values[name]}" for name in sorted(values))
-    return replace(protocol, name=protocol.name + suffix, **changed) if changed else protocol
-
-
-def _typed(name: str, text: str, like: object) -> Any:
-    try:
-        if isinstance(like, bool):
-            return {"true": True, "false": False}[text.lower()]
-        if isinstance(like, tuple):
-            return tuple(part.strip() for part in text.split(",") if part.strip())
-        return type(like)(text)  # type: ignore[call-arg]
-    except (ValueError, KeyError) as error:
-        raise DatoolError(f"--set {name}={text}: expected {type(like).__name__}, such as {like}.") from error
+    if "name" in values:
+        raise DatoolError("a protocol's name says what it is and cannot be set.", "Change a field: --set far=10.")
+    other = changed(protocol, values.items(), "field of a protocol")
+    suffix = "".join(f"+{name}={as_text(getattr(other, name))}" for name in sorted(values))
+    return replace(other, name=protocol.name + suffix)
 
 
 def _is_number(text: str) -> bool:

@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
-from datool.errors import DatoolError
+from datool.errors import require
 
 MAGIC = b"\x76\x2f\x31\x01"
 
@@ -33,7 +32,7 @@ def read_exr(
         DatoolError: the library is not installed.
         OSError, ValueError, RuntimeError: the library's own, for a broken file.
     """
-    openexr = _openexr(f"read {path}")
+    openexr = require("OpenEXR", "exr", f"reading {path}")
     # The library prints its warnings to stdout, which is for results.
     with open(path, "rb") as stream, _stdout, redirect_stdout(sys.stderr):
         with openexr.File(stream, header_only=True) as file:
@@ -54,7 +53,7 @@ def encode_exr(channels: Mapping[str, np.ndarray], attributes: Mapping[str, str]
     Raises:
         DatoolError: the library is not installed.
     """
-    openexr = _openexr("write an .exr file")
+    openexr = require("OpenEXR", "exr", "writing .exr files")
     header = {"compression": openexr.ZIP_COMPRESSION, "type": openexr.scanlineimage, **attributes}
     out = io.BytesIO()
     # The library reads the memory of a view as if it were whole, and writes nonsense.
@@ -62,13 +61,3 @@ def encode_exr(channels: Mapping[str, np.ndarray], attributes: Mapping[str, str]
     with openexr.File(header, whole) as file:
         file.write(out)
     return out.getvalue()
-
-
-def _openexr(purpose: str) -> ModuleType:
-    try:
-        import OpenEXR
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot {purpose}: EXR needs an optional library.", "Install it: pip install 'datool[exr]'."
-        ) from error
-    return OpenEXR

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files.exr import MAGIC as EXR_MAGIC
 from datool.files.exr import read_exr
 
@@ -163,13 +163,7 @@ def _open_header(path: Path, file: BinaryIO) -> Image.Image:
     """Return Pillow's view of the file, not decoded yet."""
     known = open_lazily(file)
     if known is None and _is_heif(file):
-        try:
-            import pillow_heif
-        except ImportError as error:
-            raise DatoolError(
-                f"cannot read {path}: HEIC needs an optional library.", "Install it: pip install 'datool[heif]'."
-            ) from error
-        pillow_heif.register_heif_opener()
+        require("pillow_heif", "heif", f"reading {path}").register_heif_opener()
         known = open_lazily(file)
     if known is None:
         file.seek(0)

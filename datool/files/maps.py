@@ -94,7 +94,7 @@ def read_map(path: str | Path, quantity: Quantity | None = None, ambiguity: Ambi
     try:
         return DepthMap(np.ascontiguousarray(values, np.float32), Quantity(meant), Ambiguity(known))
     except DatoolError as error:
-        raise DatoolError(f"cannot read map {path}: {error.problem}", error.hint) from error
+        raise error.reworded(f"cannot read map {path}: {error.problem}") from error
 
 
 def read_meta(path: str | Path) -> dict[str, str]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files.atomic import whole
 from datool.files.images import MAX_PIXELS, explained, read_image
 
@@ -159,7 +159,7 @@ class Film:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        av = library(f"read {self.path}")
+        av = require("av", "video", f"reading {self.path}")
         with explained(str(self.path)), open(self.path, "rb"):
             pass  # so that what hinders every file is told as for every file
         try:
@@ -257,7 +257,7 @@ def film_writer(path: Path, encoding: Encoding, clip: Clip) -> Iterator[Callable
     Raises:
         DatoolError: it cannot be written, or PyAV is not installed.
     """
-    av = library(f"write {path}")
+    av = require("av", "video", f"writing {path}")
     with whole(path) as temporary:
         try:
             options = {"movflags": "+faststart"}
@@ -341,8 +341,7 @@ class _Sound:
     """The sound of one film on its way into another: packets as they are, or as AAC where MP4 cannot hold them."""
 
     def __init__(self, path: Path, container: Any) -> None:
-        import av
-
+        av = require("av", "video", f"reading {path}")
         self.container = container
         self.source = av.open(str(path))
         self.start_s = _start_s(self.source)
@@ -411,21 +410,6 @@ def _to_rgb() -> Callable[[Any], np.ndarray]:
         return pixels
 
     return to_rgb
-
-
-def library(purpose: str) -> Any:
-    """Return PyAV.
-
-    Raises:
-        DatoolError: it is not installed.
-    """
-    try:
-        import av
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot {purpose}: films need an optional library.", "Install it: pip install 'datool[video]'."
-        ) from error
-    return av
 
 
 def _start_s(container: Any) -> Fraction:

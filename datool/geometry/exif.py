@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datool.depth import Camera, same_aspect
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files.images import BROKEN, explained, open_lazily
 from datool.geometry.intrinsics import focal_camera
 
@@ -101,13 +101,8 @@ def _number(value: Any) -> float:
 
 def _crop_factor(path: Path, make: str, model: str) -> float:
     """Return the 35 mm diagonal over the sensor's, from Lensfun's table."""
-    try:
-        import lensfunpy
-    except ImportError as error:
-        raise DatoolError(
-            f"{path} tells its focal length in mm, which needs the size of its sensor ({make} {model}).",
-            "Install a table of cameras: pip install 'datool[exif]'.",
-        ) from error
+    purpose = f"{path} gives its focal length in mm: the size of its sensor ({make} {model})"
+    lensfunpy = require("lensfunpy", "exif", purpose, "Or give the camera.")
     found = lensfunpy.Database().find_cameras(make, model) if make and model else []
     if not found:
         raise DatoolError(f"{path} tells its focal length in mm, but the sensor of '{make} {model}' is not in Lensfun.")

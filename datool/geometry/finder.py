@@ -77,5 +77,5 @@ class CameraFinder:
             return exif_camera(photo, *size)
         except DatoolError as error:
             if self.assume_fov is None:
-                raise DatoolError(f"no camera is known: {error.problem}", f"{error.hint} {WAYS}".strip()) from error
+                raise error.reworded(f"no camera is known: {error.problem}", f"{error.hint} {WAYS}".strip()) from error
             return fov_camera(self.assume_fov, *size), f"--assume-fov {self.assume_fov:g}"

@@ -7,13 +7,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import cv2
 import numpy as np
 
 from datool.depth import Camera
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.geometry.cloud import Cloud
 from datool.geometry.mesh import Mesh, encode_glb, load_trimesh
 from datool.geometry.splat import splat
@@ -144,14 +144,8 @@ def encode_las(scene: Scene) -> bytes:
     return out.getvalue()
 
 
-def _laspy() -> Any:
-    try:
-        import laspy
-    except ImportError as error:
-        raise DatoolError(
-            "cannot write a .las file: LAS needs an optional library.", "Install it: pip install 'datool[las]'."
-        ) from error
-    return laspy
+def _laspy() -> ModuleType:
+    return require("laspy", "las", "writing .las files")
 
 
 def encode_picture(scene: Scene) -> bytes:

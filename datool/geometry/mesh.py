@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from math import ceil, sqrt
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from datool.depth import Camera, DepthMap
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.geometry.cloud import AXES
 from datool.geometry.projection import back_project
 from datool.geometry.surface import CUT, Cut, Surface
@@ -129,19 +130,13 @@ def encode_glb(mesh: Mesh) -> bytes:
     return data
 
 
-def load_trimesh() -> Any:
+def load_trimesh() -> ModuleType:
     """Return trimesh.
 
     Raises:
-        DatoolError: it is not installed.
+        MissingLibraryError: it is not installed.
     """
-    try:
-        import trimesh
-    except ImportError as error:
-        raise DatoolError(
-            "cannot write a .glb file: glTF needs an optional library.", "Install it: pip install 'datool[glb]'."
-        ) from error
-    return trimesh
+    return require("trimesh", "glb", "writing .glb files")
 
 
 def _jpeg(texture: np.ndarray) -> Image.Image:

@@ -71,7 +71,7 @@ def read_poses(path: Path) -> Poses:
     except (KeyError, TypeError, ValueError) as error:
         raise DatoolError(f"cannot read poses {path}: {type(error).__name__}, {error}.", FORMS) from error
     except DatoolError as error:
-        raise DatoolError(f"cannot read poses {path}: {error.problem}", error.hint) from error
+        raise error.reworded(f"cannot read poses {path}: {error.problem}") from error
 
 
 def to_pose(numbers: Sequence[Any]) -> np.ndarray:

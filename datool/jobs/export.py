@@ -23,7 +23,7 @@ LIMITS = {"fp32": 1e-4, "bf16": 1e-2, "int8": 3e-2}
 CALIBRATION = 48
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExportOptions:
     """What to export and how.
 

@@ -32,10 +32,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datool.data.shards import Failed
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, lookup, require
 from datool.labelling.label_set import FORMATS, LabelSet, LabelStatus, begin
 from datool.labelling.leases import Leases
 from datool.labelling.shard_plan import can_refer, find_inputs, has_own_files
+from datool.settings import check_part
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ MAX_RETRIES = 20
 GOODBYE_S = 60.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PseudoLabelOptions:
     """What to label, with what, and where to.
 
@@ -148,8 +149,8 @@ def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> LabelJo
     lookup(dict.fromkeys(ENGINES), options.engine, "engine")
     if options.model == "auto":
         raise DatoolError("labels need one teacher, and 'auto' may change.", "Name it: --model v2-large.")
-    if options.worker and not 0 <= options.worker[0] < options.worker[1]:
-        raise DatoolError(f"worker {options.worker[0]} of {options.worker[1]}.", "Count from 0: 0/8 to 7/8.")
+    if options.worker:
+        check_part(options.worker, "--worker")
     if options.rows_per_shard < 1:
         raise DatoolError(f"{options.rows_per_shard} rows per shard, expected at least 1.")
     out = options.out.absolute()
@@ -253,12 +254,7 @@ def _child(job: LabelJob, share: tuple[int, int], stop: Any, errors: Any) -> Non
 
 def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
     """Run each unit as a task of a Ray cluster: the one that is there, else one on this machine."""
-    try:
-        import ray
-    except ImportError as error:
-        raise DatoolError(
-            "--engine ray needs an optional library.", "Install it: pip install 'datool[ray]'."
-        ) from error
+    ray = require("ray", "ray", "--engine ray")
     from datool.labelling.worker import report_status
 
     ray.init(ignore_reinit_error=True, log_to_driver=False)

@@ -46,7 +46,7 @@ MAX_VALIDATION = 500
 Tell = Callable[[Line], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Where and on what a recipe is trained.
 

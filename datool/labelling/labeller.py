@@ -25,7 +25,7 @@ from datool import __version__
 from datool.data.shards import Failed, Members, encode_label
 from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
 from datool.engines.base import TorchEngine, choose_device
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.estimators.device_input import jpeg_decoder
 from datool.estimators.predictor import GPU_BATCH_PIXELS, Prediction, Predictor, num_workers
 from datool.estimators.preprocess import MAX_ASPECT
@@ -43,7 +43,7 @@ OWN_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOO
 LIBRARIES = ("torch", "timm", "numpy", "opencv-python", "pillow", "openexr")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LabelOptions:
     """How labels are made; all of it decides their bytes.
 
@@ -285,7 +285,7 @@ def _is_the_photos(error: DatoolError) -> bool:
     cause = error.__cause__
     if isinstance(cause, OSError) and cause.errno is not None:
         return cause.errno in OWN_ERRORS
-    return not isinstance(cause, (ImportError, MemoryError))
+    return not isinstance(error, MissingLibraryError) and not isinstance(cause, MemoryError)
 
 
 def _check_gone(gone: list[Photo], seen: Photo | None) -> None:

@@ -31,7 +31,7 @@ from datool.data.sources import image_folders, image_shards, image_tars, manifes
 from datool.data.sources.base import Row
 from datool.data.sources.manifest import Manifest
 from datool.data.sources.table import SOURCES, find_source
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files import decode_image, read_image, walk_images
 from datool.files.images import explained
 from datool.labelling.tar_stream import Address, is_address, stream_tar
@@ -215,12 +215,7 @@ def _tars(given: str, kind: str, names: Sequence[str]) -> Input:
 def _expand(pattern: str) -> list[str]:
     if "{" not in pattern:
         return [pattern]
-    try:
-        from braceexpand import braceexpand
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot expand {pattern}: it needs an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
+    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
     try:
         return list(braceexpand(pattern, escape=False))
     except ValueError as error:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
-import types
-import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 
 from datool.data.batches.augment import Augmentation
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError
+from datool.settings import changed, from_json, split
 
 # A set that is no data set: datool's own renderer.
 RENDERED = "rendered"
 # Seeds of steps are made of it and of the step's number, in 64 bits.
 MAX_SEED = 1 << 24
-
-_Value = TypeVar("_Value")
+# What messages call a field.
+NOUN = "recipe field"
 
 
 @dataclass(frozen=True)
@@ -196,18 +194,13 @@ class Recipe:
                 )
 
 
-def override(recipe: Recipe, settings: list[str]) -> Recipe:
-    """Return the recipe with ``key=value`` settings applied; values are JSON, or bare text for text fields.
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """Return the recipe with ``key=value`` settings applied, as `datool.settings.changed` reads them.
 
     Raises:
         DatoolError: not ``key=value``, no such field, or a value of another type.
     """
-    for setting in settings:
-        key, sign, text = setting.partition("=")
-        if not sign:
-            raise DatoolError(f"cannot apply --set {setting}: expected key=value.")
-        recipe = _set(recipe, key, key, text)
-    return recipe
+    return changed(recipe, map(split, settings), NOUN)
 
 
 def parse_recipe(stored: object, place: str) -> Recipe:
@@ -221,53 +214,10 @@ def parse_recipe(stored: object, place: str) -> Recipe:
     """
     if not isinstance(stored, dict) or "model" not in stored:
         raise DatoolError(f"cannot read recipe {place}: expected an object with the fields of a recipe.")
-    return _typed(stored, Recipe, place)
+    recipe: Recipe = from_json(stored, Recipe, place, NOUN)
+    return recipe
 
 
 def write_recipe(recipe: Recipe) -> str:
     """Return the recipe as JSON text that `read_recipe` takes back."""
     return json.dumps(asdict(recipe), indent=2) + "\n"
-
-
-def _set(value: _Value, key: str, path: str, text: str) -> _Value:
-    """Return the dataclass with the field at ``key`` (``a`` or ``a.b``) set to what the text says."""
-    assert is_dataclass(value) and not isinstance(value, type)
-    head, _, rest = key.partition(".")
-    kind = lookup(_types(type(value)), head, "recipe field")
-    if rest:
-        inner = getattr(value, head)
-        if not is_dataclass(inner):
-            raise DatoolError(f"cannot set {path}: {head} is {inner!r}.", f"Give it first: --set {head}={{}}.")
-        return replace(value, **{head: _set(inner, rest, path, text)})
-    try:
-        parsed = text if kind is str else json.loads(text)
-    except ValueError as error:
-        raise DatoolError(f"cannot apply --set {path}={text}: {text!r} is not a value ({error}).") from error
-    return replace(value, **{head: _typed(parsed, kind, path)})
-
-
-@cache
-def _types(kind: type) -> dict[str, Any]:
-    hints = typing.get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
-
-
-def _typed(value: Any, kind: Any, key: str) -> Any:
-    """Return the JSON value as the field's type: lists become tuples, whole numbers may stand for floats."""
-    origin = typing.get_origin(kind)
-    if origin is types.UnionType:
-        return None if value is None else _typed(value, typing.get_args(kind)[0], key)
-    if origin is tuple and isinstance(value, list):
-        kinds = typing.get_args(kind)
-        if kinds[-1] is Ellipsis:
-            kinds = (kinds[0],) * len(value)
-        if len(kinds) == len(value):
-            return tuple(_typed(item, item_kind, key) for item, item_kind in zip(value, kinds, strict=True))
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, dict):
-        known = _types(kind)
-        return kind(**{name: _typed(item, lookup(known, name, "recipe field"), name) for name, item in value.items()})
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and type(value) is kind:
-        return value
-    raise DatoolError(f"recipe field '{key}' is {kind}, got {value!r}.")

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from datool.errors import MissingLibraryError, require
 from datool.files import write_bytes
 
 Line = dict[str, Any]
@@ -77,7 +78,7 @@ def _until(text: bytes, step: int) -> bytes:
 
 def _board(folder: Path, step: int) -> Any:
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None  # an extra: the log has every number that TensorBoard would draw
-    return SummaryWriter(str(folder), purge_step=step + 1)
+        tensorboard = require("torch.utils.tensorboard", "train", "drawing a run")
+    except MissingLibraryError:
+        return None  # the log has every number that TensorBoard would draw
+    return tensorboard.SummaryWriter(str(folder), purge_step=step + 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from datool.errors import DatoolError
+from datool.errors import require
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -152,11 +152,5 @@ def _occluder(size: tuple[int, int], strength: Augmentation, draws: list[float])
 
 
 def _kornia() -> ModuleType:
-    try:
-        import kornia
-    except ImportError as error:
-        raise DatoolError(
-            "changing colours and blurring in training needs an optional library.",
-            "Install it: pip install 'datool[train]'; or leave the augmentation out of the recipe.",
-        ) from error
-    return kornia
+    purpose, otherwise = "changing colours and blurring in training", "Or leave it out: --set augment=null."
+    return require("kornia", "train", purpose, otherwise)

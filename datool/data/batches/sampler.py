@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 
 if TYPE_CHECKING:
     from torchdata.stateful_dataloader import StatefulDataLoader
@@ -286,12 +286,7 @@ def sample_loader(
 
     # It calls what newer versions of torch deprecate.
     warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
-    try:
-        from torchdata.stateful_dataloader import StatefulDataLoader
-    except ImportError as error:
-        raise DatoolError(
-            "loading samples in training needs an optional library.", "Install it: pip install 'datool[train]'."
-        ) from error
+    torchdata: Any = require("torchdata.stateful_dataloader", "train", "loading samples in training")
 
     def steps(first: int) -> Iterator[range]:
         """Yield the positions of each step, of all ranks together."""
@@ -300,7 +295,7 @@ def sample_loader(
             yield range(first, last)
             first = last
 
-    class Loader(StatefulDataLoader):
+    class Loader(torchdata.StatefulDataLoader):
         position: int
 
         def __iter__(self) -> Iterator[Any]:

@@ -158,13 +158,13 @@ class SampleBatches:
         if any(group.augment for group in self.groups):
             image = _mix(*self._augmented(own, partners, mixed, raw), mixed, region)
         return Batch(
-            image,
-            clean,
-            torch.where(valid, target, 0),
-            valid,
-            region,
-            raw.pseudo.to(self.device, non_blocking=True),
-            tuple(raw.ids),
+            image=image,
+            clean=clean,
+            target=torch.where(valid, target, 0),
+            valid=valid,
+            region=region,
+            pseudo=raw.pseudo.to(self.device, non_blocking=True),
+            ids=tuple(raw.ids),
         )
 
     def _augmented(self, own: Tensor, partners: Tensor, mixed: list[int], raw: _Raw) -> tuple[Tensor, Tensor]:
@@ -356,7 +356,7 @@ class _Reader:
         try:
             return TARGETS[self.target](part, self.max_depth_m)
         except DatoolError as error:
-            raise DatoolError(f"the label of sample {sample.id}: {error.problem}", error.hint) from error
+            raise error.reworded(f"the label of sample {sample.id}: {error.problem}") from error
 
 
 def _collate(read: list[tuple[_Item | None, list[_Broken]]]) -> _Raw:

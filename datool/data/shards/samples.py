@@ -172,7 +172,7 @@ def decode_sample(key: str, members: Members, path: Path, roots: Sequence[Path] 
             meta.get("pseudo") is True,
         )
     except DatoolError as error:
-        raise DatoolError(f"{where}: {error.problem}", error.hint) from error
+        raise error.reworded(f"{where}: {error.problem}") from error
 
 
 def image_ending(data: bytes) -> str | None:
@@ -208,5 +208,5 @@ def _decode_map(
         try:
             depth = read_map(file, quantity, ambiguity)
         except DatoolError as error:
-            raise DatoolError(error.problem.replace(str(file), f"{name} in {path}"), error.hint) from error
+            raise error.reworded(error.problem.replace(str(file), f"{name} in {path}")) from error
     return depth if scale == 1 else DepthMap(depth.values * np.float32(scale), depth.quantity, depth.ambiguity)

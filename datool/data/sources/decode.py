@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from datool.depth import Ambiguity, DepthMap, Quantity
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files.exr import read_exr
 from datool.files.images import explained
 
@@ -108,12 +108,7 @@ def read_hdf5(path: Path, key: str) -> np.ndarray:
     Raises:
         DatoolError: h5py is not installed, or the file is missing, cut short, without ``key`` or of another shape.
     """
-    try:
-        import h5py
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot read depth {path}: HDF5 needs an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
+    h5py = require("h5py", "data", f"reading depth {path}")
     expected = f"an HDF5 file with a 2-D array '{key}'"
     with explained(f"depth {path}"), _described(path, expected), h5py.File(path, "r") as file:
         if key not in file or not isinstance(file[key], h5py.Dataset):

@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
 from datool.data.sources.image_folders import ALL, part
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files import decode_image
 
 DATA = "data.mdb"
@@ -114,11 +115,5 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _lmdb(path: Path) -> Any:
-    try:
-        import lmdb
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot read {path}: LMDB needs an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
-    return lmdb
+def _lmdb(path: Path) -> ModuleType:
+    return require("lmdb", "data", f"reading {path}")

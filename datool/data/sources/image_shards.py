@@ -23,7 +23,7 @@ from datool.data.shards.tars import members, read_member
 from datool.data.sources.base import Row, Source, expect
 from datool.data.sources.image_folders import ALL
 from datool.data.sources.image_tars import tars
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files import decode_image
 
 LAYOUT = """\
@@ -70,12 +70,7 @@ def shards(pattern: str) -> list[Path]:
     Raises:
         DatoolError: one of them is not there, or braceexpand is not installed.
     """
-    try:
-        from braceexpand import braceexpand
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot expand {pattern}: it needs an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
+    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
     try:
         paths = [Path(name) for name in braceexpand(pattern, escape=False)]
     except ValueError as error:

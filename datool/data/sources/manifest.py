@@ -248,7 +248,7 @@ def read_entry(entry: Entry) -> Sample:
     try:
         depth = None if entry.depth is None else _depth(entry, entry.depth)
     except DatoolError as error:
-        raise DatoolError(f"{entry.where}: {error.problem}", error.hint) from error
+        raise error.reworded(f"{entry.where}: {error.problem}") from error
     return Sample(entry.id, image, depth, camera, entry.pseudo)
 
 

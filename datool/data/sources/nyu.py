@@ -34,7 +34,7 @@ from datool.data.sources.cameras import opencv_camera
 from datool.data.sources.decode import depth_map, read_png16, unreadable
 from datool.data.sources.trees import find_list, find_root, folders, keys, listed, read_list
 from datool.depth import Ambiguity, Quantity
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 from datool.files.images import explained, read_image
 
 TITLE = "NYU Depth V2 (Silberman et al. 2012)"
@@ -108,14 +108,9 @@ def _official(root: Path, part: str) -> list[int]:
     """Return the numbers of a split, from 1, sorted."""
     path = root / NUMBERS
     expect(root, path.is_file(), f"{NUMBERS} (the split 'all' needs none)", LAYOUT)
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot read {path}: MATLAB files need an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
+    scipy_io = require("scipy.io", "data", f"reading {path}")
     with explained(str(path)):
-        arrays = loadmat(path)
+        arrays = scipy_io.loadmat(path)
     name = f"{part}Ndxs"
     if name not in arrays:
         found = [key for key in arrays if not key.startswith("__")]
@@ -133,13 +128,7 @@ def _slice(path: Path, array: str, number: int, dimensions: int) -> np.ndarray:
 
 
 def _h5py(path: Path) -> ModuleType:
-    try:
-        import h5py
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot read {path}: HDF5 needs an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
-    return h5py
+    return require("h5py", "data", f"reading {path}")
 
 
 def _pictures(root: Path, part: str, filled: bool) -> Iterator[Row]:

@@ -19,13 +19,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 
 SUFFIXES = frozenset({".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm"})
 LAYOUT = "<any folders>/<name>.mov (or .mp4, .m4v, .avi, .mkv, .webm); the split is a rate: 1fps, 0.5fps, ..."
@@ -185,11 +186,5 @@ def _readable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _av(path: Path) -> Any:
-    try:
-        import av
-    except ImportError as error:
-        raise DatoolError(
-            f"cannot read {path}: videos need an optional library.", "Install it: pip install 'datool[video]'."
-        ) from error
-    return av
+def _av(path: Path) -> ModuleType:
+    return require("av", "video", f"reading {path}")

@@ -43,7 +43,7 @@ UNLIKE = 1.5
 SLIP_DEG, SLIP_SHARE = 0.5, 0.1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GroundOptions:
     """The camera over flat ground; see `datool.calibration.Ground`.
 
@@ -63,7 +63,7 @@ class GroundOptions:
     assume_fov: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrateOptions:
     """What to calibrate, by what, and where to.
 
@@ -199,7 +199,7 @@ def calibrate(
         progress(CalibrateProgress(len(photos), len(pairs), len(failed)))
     if not pairs:
         image, first = next(iter(failed.items()))
-        raise DatoolError(f"{image}: {first.problem}", first.hint) from first
+        raise first.reworded(f"{image}: {first.problem}") from first
     origin = source.origin
     if options.shared:
         shared, fits = _share(pairs, way)

@@ -18,7 +18,7 @@ from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source
 from datool.data.sources.table import SOURCES, find_source
 from datool.depth import same_aspect
-from datool.errors import DatoolError
+from datool.errors import DatoolError, MissingLibraryError
 from datool.files import read_image, write_bytes
 from datool.files.maps import READERS
 from datool.jobs.data.checkup import BINS, BROKEN, COUNTS, FACTS, FAULTS, LABELLED, examine, guess_unit, judge
@@ -33,7 +33,7 @@ TILE_PX, COLUMNS = 160, 4
 NAMES_ANOTHER = ("duplicate", "near-duplicate", "borrowed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CheckOptions:
     """What to look at.
 
@@ -237,6 +237,8 @@ def _examine(source: Source, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarra
     for number, row in enumerate(rows):
         try:
             sample = source.read(row)
+        except MissingLibraryError:
+            raise  # the same for every row
         except DatoolError as error:
             facts[number]["status"] = BROKEN
             failed[number] = _diagnose(row), error.problem

@@ -20,7 +20,7 @@ import numpy as np
 from datool.data.sources.base import Row, Source
 from datool.data.sources.manifest import read as read_manifest_row
 from datool.data.sources.table import SOURCES, find_source
-from datool.errors import DatoolError
+from datool.errors import DatoolError, MissingLibraryError
 from datool.files import held, write_bytes
 from datool.files.images import explained, read_image
 from datool.jobs.data.duplicates import earlier_alike
@@ -47,7 +47,7 @@ RECORD = np.dtype(
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What an image must be; what each drops of 4,270 mixed photos of short side 200 to 336 stands beside it.
 
@@ -74,7 +74,7 @@ class Limits:
     alike_bits: int = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FilterOptions:
     """What to look through, and where the lists go.
 
@@ -229,9 +229,9 @@ def _measure(rows: Sequence[tuple[Source, Row]]) -> tuple[np.ndarray, dict[int, 
         records[number]["row"] = _identity(row)
         try:
             found = measure(_image(source, row))
+        except MissingLibraryError:
+            raise  # the same for every row
         except DatoolError as error:
-            if "pip install" in error.hint:
-                raise  # the same for every row
             records[number]["broken"] = True
             broken[number] = error.problem
             continue

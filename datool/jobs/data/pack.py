@@ -24,7 +24,7 @@ from datool.data.sources import image_folders, image_lmdb, image_shards, image_t
 from datool.data.sources.base import Row, Source
 from datool.data.sources.table import SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.files import MAP_FORMATS, decode_image
 from datool.files.images import explained
 from datool.jobs.data.parallel import batches
@@ -34,7 +34,7 @@ IMAGES = ("original", "png", "jpeg")
 MAX_NAMED = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PackOptions:
     """What to pack, and where to.
 
@@ -252,6 +252,8 @@ def _entry(source: Source, image: str, depth: str, row: Row) -> Members | Failed
         sample, stored = _read(source, row)
         kept = stored if image == "original" else None
         return encode_sample(sample, "jpeg" if image == "jpeg" else "png", depth, kept)
+    except MissingLibraryError:
+        raise  # the same for every row
     except DatoolError as error:
         return Failed(row.id, str(error))
 

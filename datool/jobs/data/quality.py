@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datool.errors import DatoolError
+from datool.errors import require
 
 SIDE_PX = 256
 # Differences up to this are JPEG's, not the picture's.
@@ -76,12 +76,7 @@ def perceptual_hash(grey: np.ndarray) -> int:
 
     Source: Zauner 2010, "Implementation and benchmarking of perceptual image hash functions"; library imagehash.
     """
-    try:
-        import imagehash
-    except ImportError as error:
-        raise DatoolError(
-            "finding pictures that look alike needs an optional library.", "Install it: pip install 'datool[data]'."
-        ) from error
+    imagehash = require("imagehash", "data", "finding pictures that look alike")
     bits = imagehash.phash(Image.fromarray(grey)).hash
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 

@@ -12,12 +12,12 @@ import numpy as np
 from datool.data.batches.datasets import sky_mask_name
 from datool.data.sources.table import SOURCES, find_root
 from datool.engines.base import choose_device
-from datool.errors import DatoolError, lookup
+from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.files import write_bytes
 from datool.jobs.data.sky_segmenter import SkySegmenter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SkyOptions:
     """Whose sky, found by what, and where masks go.
 
@@ -89,6 +89,8 @@ def sky_masks(options: SkyOptions, progress: Callable[[SkyProgress], None] = lam
     for row in todo:
         try:
             mask = segmenter.mask(source.read(row).image)
+        except MissingLibraryError:
+            raise  # the same for every row
         except DatoolError as error:
             failed.append((row.id, str(error)))
         else:

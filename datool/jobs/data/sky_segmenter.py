@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from datool.errors import DatoolError
+from datool.errors import DatoolError, require
 
 
 class SkySegmenter:
@@ -19,14 +19,9 @@ class SkySegmenter:
     """
 
     def __init__(self, model: str, device: str = "cpu") -> None:
+        transformers = require("transformers", "rivals", "finding the sky")
         try:
-            from transformers import pipeline
-        except ImportError as error:
-            raise DatoolError(
-                "finding the sky needs an optional library.", "Install it: pip install 'datool[rivals]'."
-            ) from error
-        try:
-            self._pipe = pipeline("image-segmentation", model=model, device=device)
+            self._pipe = transformers.pipeline("image-segmentation", model=model, device=device)
         except (OSError, ValueError) as error:
             raise DatoolError(
                 f"cannot load '{model}' as a segmentation model: {error}",

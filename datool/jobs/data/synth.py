@@ -29,7 +29,7 @@ BATCH_CPU, BATCH_GPU = 8, 256
 FOLDER = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SynthOptions:
     """What to render, and where to.
 

@@ -43,6 +43,7 @@ from datool.files import write_bytes
 from datool.jobs.evaluate import scoring
 from datool.jobs.evaluate.predictors import NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
+from datool.settings import check_part
 
 ALL = "all"
 MANIFEST_BENCH = "manifest"
@@ -55,7 +56,7 @@ NUM_PICTURES, NUM_SPEED = 6, 32
 Galleries = dict[tuple[str, str], tuple[list[Picture], list[Picture]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to score, against what, and how.
 
@@ -71,7 +72,7 @@ class EvalOptions:
         overrides: fields of the protocol as texts.
         csv: file of the rows, one an image; a run that was killed goes on from it. None = not written.
         rows: further such files, of shards, whose images are not scored again.
-        shard: (i, n) = of every n images the i-th alone, from 1.
+        shard: (i, n) = of every n images the i-th alone, from 0.
         html: file of the report. None = not written.
         speed: whether images a second, latency and memory of models are measured.
         resample: what `compare` draws, a name of `datool.evaluation.compare.RESAMPLES`.
@@ -92,7 +93,7 @@ class EvalOptions:
     overrides: Mapping[str, str] = field(default_factory=dict)
     csv: Path | None = None
     rows: Sequence[Path] = ()
-    shard: tuple[int, int] = (1, 1)
+    shard: tuple[int, int] = (0, 1)
     html: Path | None = None
     speed: bool = False
     resample: str = "image"
@@ -243,8 +244,7 @@ def _check(options: EvalOptions, specs: Sequence[str | None]) -> None:
         raise DatoolError("a score needs a named model, got --model auto.", "Give a name, a file or a folder.")
     if options.workers < 0:
         raise DatoolError(f"{options.workers} workers cannot be.", "Give a number, or 0 for one a CPU core.")
-    if not 1 <= options.shard[0] <= options.shard[1]:
-        raise DatoolError(f"shard {options.shard[0]} of {options.shard[1]} cannot be.", "Count them from 1: 1/2, 2/2.")
+    check_part(options.shard, "--shard")
 
 
 def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[str, Benchmark, Path]]:
@@ -335,7 +335,7 @@ class _Run:
         if twice:
             raise DatoolError(f"{root} names {len(twice)} samples twice, such as '{twice[0]}'.", "Make ids unique.")
         part, of = options.shard
-        self.samples = samples[part - 1 :: of]
+        self.samples = samples[part::of]
         if not self.samples:
             raise DatoolError(f"{root} holds no sample of split '{split}'.", SOURCES[row.source].layout)
         self.pairs = read_pairs(root) if row.pairs else {}

@@ -12,7 +12,7 @@ from datool.data.sources.base import Row
 from datool.data.sources.da2k import Pair
 from datool.data.sources.table import SOURCES
 from datool.depth import DepthMap
-from datool.errors import DatoolError
+from datool.errors import DatoolError, MissingLibraryError
 from datool.estimators.saved import SavedMap, WrongValuesError
 from datool.evaluation.protocols import CROPS, Protocol, UnscoredError, fit, score, score_pairs
 from datool.evaluation.results import ImageRow, half_octaves
@@ -85,6 +85,8 @@ def read_sample(task: Task) -> Sample:
     """
     try:
         return SOURCES[task.source].read(task.sample)
+    except MissingLibraryError:
+        raise  # the same for every image
     except DatoolError as error:
         raise UnscoredError(kind_of(error, task.sample), error.problem, error.hint) from error
 
@@ -108,6 +110,8 @@ def read_prediction(pred: Callable[[], DepthMap]) -> DepthMap:
         return pred()
     except WrongValuesError as error:
         raise UnscoredError("prediction-sign", error.problem, error.hint) from error
+    except MissingLibraryError:
+        raise  # the same for every image
     except DatoolError as error:
         raise UnscoredError("prediction-unreadable", error.problem, error.hint) from error
 

@@ -54,7 +54,7 @@ FUSED_VOXEL = 0.005
 UNSETTLED = ("inputs", "out", "model", "device", "overwrite")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CloudOptions:
     """What to turn into points, how, and where to.
 

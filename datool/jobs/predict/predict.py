@@ -38,7 +38,7 @@ FORMATS = ("png16", "color")
 RANGE = "clip"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictOptions:
     """What to predict, with what, and where to.
 
