@@ -136,7 +136,7 @@ def pack(
     from datool.data.sources.table import find_source
     from datool.jobs.data.pack import PackOptions
     from datool.jobs.data.pack import pack as job
-    from datool.jobs.data.parallel import num_cores
+    from datool.parallel import num_cores
 
     name, place = find_source(source, folders(root))
     options = PackOptions(

@@ -24,8 +24,8 @@ from datool.errors import DatoolError, MissingLibraryError
 from datool.files import held, write_bytes
 from datool.files.images import explained, read_image
 from datool.jobs.data.duplicates import earlier_alike
-from datool.jobs.data.parallel import batches, in_order
 from datool.jobs.data.quality import measure
+from datool.parallel import batches, map_processes
 
 BATCH = 32
 # Changes with what a record means.
@@ -205,7 +205,15 @@ def _measure_all(
             kept: IO[bytes] = stack.enter_context(open(path, "r+b" if path.exists() else "w+b"))
             kept.truncate(done * RECORD.itemsize)  # a record that was cut off
             kept.seek(0, os.SEEK_END)
-            for records, broken in in_order(_measure, batches(left, BATCH), num_workers):
+            parts = map_processes(
+                _measure,
+                batches(left, BATCH),
+                num_workers,
+                name=lambda some: some[0][1].id,
+                killed=_killed,
+                parts=lambda some: [[row] for row in some],
+            )
+            for records, broken in parts:
                 first = done + state.done + state.failed
                 for number, reason in broken.items():
                     log.write(json.dumps([first + number, reason]).encode("ascii") + b"\n")
@@ -219,6 +227,14 @@ def _measure_all(
                 f"cannot write {work}: {error.strerror}.", "Free some space, then run the same command."
             ) from error
     return num_images - done
+
+
+def _killed(rows: Sequence[tuple[Source, Row]], error: DatoolError) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the records of rows whose reading was killed."""
+    records = np.zeros(len(rows), RECORD)
+    records["row"] = [_identity(row) for _, row in rows]
+    records["broken"] = True
+    return records, dict.fromkeys(range(len(rows)), error.problem)
 
 
 def _measure(rows: Sequence[tuple[Source, Row]]) -> tuple[np.ndarray, dict[int, str]]:

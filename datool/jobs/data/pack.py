@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -27,7 +26,7 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.files import MAP_FORMATS, decode_image
 from datool.files.images import explained
-from datool.jobs.data.parallel import batches
+from datool.parallel import batches, map_threads
 
 IMAGES = ("original", "png", "jpeg")
 # Of failed rows the summary names so many; all are in the shards' markers.
@@ -142,8 +141,10 @@ def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda
                 counts = replace(counts, skipped=counts.skipped + len(rows))
                 progress(counts)
                 continue
-            entries = _Counted(_in_order(entry, rows, options.threads), counts, progress, whole=number == 0)
-            writer.write(number, identity, entries)
+            made = map_threads(entry, rows, options.threads, ahead=2 * options.threads, name="datool-pack")
+            entries = _Counted(made, counts, progress, whole=number == 0)
+            with closing(made):
+                writer.write(number, identity, entries)
             counts = entries.counts
         if number < 0:
             raise DatoolError(f"{root} has no rows to pack.", f"Expected layout:\n{source.layout}")
@@ -283,23 +284,6 @@ def _file(source: Source, row: Row) -> tuple[str, bytes]:
         return f"{name} in {row.image}", data
     with explained(str(row.image)):
         return str(row.image), row.image.read_bytes()
-
-
-def _in_order(
-    entry: Callable[[Row], Members | Failed], rows: Sequence[Row], threads: int
-) -> Iterator[Members | Failed]:
-    """Yield the entry of each row, in order, holding at most two a thread."""
-    if threads == 1:
-        yield from map(entry, rows)
-        return
-    waiting: deque[Future[Members | Failed]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="datool-pack") as pool:
-        for row in rows:
-            waiting.append(pool.submit(entry, row))
-            if len(waiting) == 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

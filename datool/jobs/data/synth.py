@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,7 +21,9 @@ from datool.data.shards import DEPTH, IMAGE_ENDINGS, JSON, Members, ShardWriter,
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files import MAP_FORMATS, held, write_bytes
-from datool.jobs.data.parallel import batches, in_order
+from datool.parallel import batches, map_processes
+
+Result = TypeVar("Result")
 
 FORMATS = ("manifest", "shards")
 # What decided the files of a folder, so that another run does not mix its own in.
@@ -153,8 +157,7 @@ def _write_files(
         todo = [number for number in range(options.num) if not all(path.exists() for path in _paths(options, number))]
         state = SynthProgress(len(todo))
         progress(state)
-        runs = batches(todo, _batch(options))
-        for done in in_order(partial(_render_to_files, options), runs, _workers(options)):
+        for done in _mapped(options, _render_to_files, todo):
             state = replace(state, done=state.done + done)
             progress(state)
         rows = (_row(options, number) for number in range(options.num))
@@ -180,10 +183,20 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
 
 
 def _made(options: SynthOptions, numbers: Sequence[int]) -> Iterator[Members]:
-    """Yield the members of each picture, in order."""
-    runs = batches(numbers, _batch(options))
-    for members in in_order(partial(_render, options), runs, _workers(options)):
-        yield from members
+    """Return the members of each picture, in order."""
+    return chain.from_iterable(_mapped(options, _render, numbers))
+
+
+def _mapped(
+    options: SynthOptions, function: Callable[[SynthOptions, Sequence[int]], Result], numbers: Sequence[int]
+) -> Iterator[Result]:
+    return map_processes(
+        partial(function, options),
+        batches(numbers, _batch(options)),
+        _workers(options),
+        name=lambda run: f"picture {run[0]}",
+        parts=lambda run: [[number] for number in run],
+    )
 
 
 def _render_to_files(options: SynthOptions, numbers: Sequence[int]) -> int:
