@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from datool.data.sample import Sample
-from datool.data.shards import open_shards, read_shard
+from datool.data.shards import open_shards
 from datool.data.sources.base import Row, Source
 from datool.data.sources.table import SOURCES
 from datool.depth import Ambiguity, DepthMap, Quantity
@@ -63,7 +63,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def samples(folder: Path) -> list[Sample]:
     shards = open_shards(folder)
-    return [sample for shard in shards.shards for sample in read_shard(folder / shard.name)]
+    return [shards.read(shard, number) for shard, count in enumerate(shards.counts) for number in range(count)]
 
 
 def assert_as_the_source(folder: Path, name: str, root: Path) -> None:

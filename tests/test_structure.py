@@ -72,7 +72,6 @@ OWNERS = {
     "torch.distributed": {"training.distributed"},
     "torch.utils.tensorboard": {"training.run_log"},
     "kornia": {"data.batches.augment"},
-    "torchdata": {"data.batches.sampler"},
 }
 # Optional, or slow and rarely needed: never at the top of a module.
 ONLY_INSIDE_FUNCTIONS = {
@@ -93,7 +92,6 @@ ONLY_INSIDE_FUNCTIONS = {
     "transformers",
     "tqdm",
     "kornia",
-    "torchdata",
 }
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from datool import __version__
+from datool.engines.arithmetic import cubic
 from datool.engines.base import Card
 from datool.engines.exported import META
 from datool.errors import DatoolError, lookup, require
@@ -166,7 +167,7 @@ def _embed_positions(vit: Any, patches_bhwc: Tensor) -> Tensor:
 def resize_weights(count: int, size: Tensor, side: int, stored: Tensor) -> Tensor:
     """Return (count, side): what DINOv2's rule takes of each stored position for each token of one direction.
 
-    The rule of `datool.models.encoders.dinov2_position` (bicubic with a = -0.75, edges repeated, by the scale
+    The rule of `datool.models.encoders.dinov2_position` (bicubic, edges repeated, by the scale
     (n + 0.1) / side) as a matrix, since a graph's resize knows only scales that are fixed.
 
     Args:
@@ -178,15 +179,7 @@ def resize_weights(count: int, size: Tensor, side: int, stored: Tensor) -> Tenso
     place = (torch.arange(count, dtype=torch.float32) + 0.5) / scale - 0.5
     first = place.floor()
     rest = (place - first)[:, None]
-    a = -0.75
-
-    def near(t: Tensor) -> Tensor:
-        return ((a + 2) * t - (a + 3)) * t * t + 1
-
-    def far(t: Tensor) -> Tensor:
-        return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-
-    weights = torch.cat([far(rest + 1), near(rest), near(1 - rest), far(2 - rest)], dim=1)
+    weights = torch.cat(cubic(rest), dim=1)
     sources = (first[:, None] + torch.arange(-1.0, 3.0)).clamp(0, side - 1)
     return ((sources[:, :, None] == torch.arange(float(side))) * weights[:, :, None]).sum(1)
 

@@ -70,15 +70,26 @@ def shards(pattern: str) -> list[Path]:
     Raises:
         DatoolError: one of them is not there, or braceexpand is not installed.
     """
-    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
-    try:
-        paths = [Path(name) for name in braceexpand(pattern, escape=False)]
-    except ValueError as error:
-        raise DatoolError(f"cannot expand {pattern}: {error}.", "Write {00000..00041}.tar.") from error
+    paths = [Path(name) for name in expand(pattern)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise DatoolError(f"{len(missing)} of the {len(paths)} shards of {pattern} are not there, first {missing[0]}.")
     return paths
+
+
+def expand(pattern: str) -> list[str]:
+    """Return the paths or addresses that a pattern with braces names, in its order.
+
+    Raises:
+        DatoolError: unequal braces, or braceexpand is not installed.
+    """
+    if "{" not in pattern:
+        return [pattern]
+    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except ValueError as error:
+        raise DatoolError(f"cannot expand {pattern}: {error}.", "Write {00000..00041}.tar.") from error
 
 
 def image_shards(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:

@@ -81,8 +81,6 @@ def image_tars(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,
 def _rows(root: Path, paths: list[Path]) -> Iterator[Row]:
     for path in paths:
         place = path.relative_to(root).as_posix()
-        found = [member for member in members(path) if is_image(member.name)]
-        if not path.name.endswith(COMPRESSED):
-            found.sort(key=lambda member: member.name)
-        for member in found:
-            yield Row(f"{place}/{member.name}", path, member=member.offset)
+        found = [(member.name, member.offset) for member in members(path) if is_image(member.name)]
+        for name, offset in found if path.name.endswith(COMPRESSED) else sorted(found):
+            yield Row(f"{place}/{name}", path, member=offset)
