@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +24,7 @@ from datool.engines.arithmetic import cubic
 from datool.engines.base import Card
 from datool.engines.exported import META
 from datool.errors import DatoolError, lookup, require
+from datool.files.atomic import take_place, writable
 from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ViTEncoder
 from datool.models.weights import LoadedModel
@@ -122,7 +122,7 @@ def staged(path: Path) -> Iterator[Path]:
     Raises:
         DatoolError: the folder cannot be written to.
     """
-    try:
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".datool-", suffix=".tmp", dir=path.parent) as folder:
             yield Path(folder) / path.name
@@ -130,9 +130,7 @@ def staged(path: Path) -> Iterator[Path]:
             if len(files) > 1:  # OpenVINO's graph goes first and comes last: never beside the weights of another
                 path.unlink(missing_ok=True)
             for file in files:
-                os.replace(file, path.with_name(file.name))
-    except OSError as error:
-        raise DatoolError(f"cannot write {path}: {error.strerror or error}.", "Give another --out.") from error
+                take_place(file, path.with_name(file.name))
 
 
 class _Graph(nn.Module):

@@ -30,8 +30,9 @@ import numpy as np
 from datool.data.manifest import MANIFEST
 from datool.data.shards import DEPTH, INDEX, JSON, Failed, Members, Shard
 from datool.data.shards.reading import LAYOUT_VERSION, read_json
-from datool.data.shards.writing import check_settings, to_json, writable, write_tar
+from datool.data.shards.writing import check_settings, to_json, write_tar
 from datool.errors import DatoolError
+from datool.files.atomic import whole, writable, write_bytes
 from datool.files.images import explained
 from datool.labelling.leases import UNFINISHED, sweep, temporary, working
 from datool.labelling.shard_plan import HASHED_BYTES, Input, list_units
@@ -219,18 +220,7 @@ class LabelSet:
         Raises:
             DatoolError: it cannot be written; its cause is a FileNotFoundError if the temporary file was taken away.
         """
-        unfinished = temporary(self.folder, what)
-        try:
-            with writable(path):
-                with open(unfinished, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                unfinished.replace(path)
-        except BaseException:
-            with suppress(OSError):  # the first failure is the one to tell
-                unfinished.unlink(missing_ok=True)
-            raise
+        write_bytes(path, data, temporary(self.folder, what))
 
     def _write_files(
         self, number: int, keyed: Iterable[tuple[str, Members | Failed]], places: Iterable[Mapping[str, Any]]
@@ -325,17 +315,11 @@ def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, say: Callab
 
 def _write_list(folder: Path, lines: Iterable[bytes]) -> str:
     """Write the list, whole or not at all; return its hash. Held a line at a time: a list may be gigabytes."""
-    path, unfinished, sha256 = folder / UNITS, temporary(folder, "units"), hashlib.sha256()
-    try:
-        with writable(path):
-            with open(unfinished, "wb") as file:
-                for line in lines:
-                    file.write(line)
-                    sha256.update(line)
-            unfinished.replace(path)
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    sha256 = hashlib.sha256()
+    with whole(folder / UNITS, temporary(folder, "units")) as unfinished, open(unfinished, "wb") as file:
+        for line in lines:
+            file.write(line)
+            sha256.update(line)
     return sha256.hexdigest()
 
 
