@@ -38,11 +38,12 @@ LEVELS = {
     "colour": 0,
     "depth": 0,
     "parallel": 0,
+    "progress": 0,
     "settings": 0,
     "errors": 0,
 }
 # Inside the lowest packages the order is this one, each may import what stands after it.
-FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "parallel", "settings", "errors"]
+FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "parallel", "progress", "settings", "errors"]
 
 # library -> the modules that may import it
 OWNERS = {

@@ -56,10 +56,11 @@ class LabelStatus:
         images_per_s: of all workers, over the last ten minutes of work; 0 = not known yet.
         left_s: at that rate; None = not known yet.
         finished: whether the index is there.
+        message: something to tell apart from the counts; empty mostly.
     """
 
     out: Path
-    num_units: int
+    num_units: int = 0
     units_done: int = 0
     units_claimed: int = 0
     done: int = 0
@@ -68,6 +69,7 @@ class LabelStatus:
     images_per_s: float = 0.0
     left_s: float | None = None
     finished: bool = False
+    message: str = ""
 
 
 class LabelSet:
@@ -285,14 +287,14 @@ class LabelSet:
         return self.folder / f"{number:06d}.json"
 
 
-def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, say: Callable[[str], None]) -> str:
+def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, progress: Callable[[str], None]) -> str:
     """Write the list of units, or check that it is the one that is there; return its hash.
 
     Args:
         folder: of the set; made if it is not there.
         inputs: what is to be labelled.
         rows_per_unit: photos of a unit of a folder or manifest.
-        say: told when listing takes a while.
+        progress: told when listing takes a while.
     Raises:
         DatoolError: nothing to label, another list than before, or files in the folder that are no labels.
     """
@@ -309,7 +311,7 @@ def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, say: Callab
     is_new = not path.exists() or not ((folder / LABELS).exists() or any(folder.glob("[0-9]*.json")))
     sha256 = _write_list(folder, lines) if is_new else _check_list(folder, lines)
     if time.monotonic() - started > 10:
-        say(f"listing the inputs took {time.monotonic() - started:.0f} s.")
+        progress(f"listing the inputs took {time.monotonic() - started:.0f} s.")
     return sha256
 
 

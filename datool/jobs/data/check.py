@@ -23,6 +23,7 @@ from datool.files import read_image, write_bytes
 from datool.files.maps import READERS
 from datool.jobs.data.checkup import BINS, BROKEN, COUNTS, FACTS, FAULTS, LABELLED, examine, guess_unit, judge
 from datool.parallel import batches, map_processes
+from datool.progress import Progress
 
 # Pairs that go to a worker at once.
 BATCH = 16
@@ -54,16 +55,6 @@ class CheckOptions:
     num: int | None = None
     sheet: Path | None = None
     num_workers: int = 0
-
-
-@dataclass(frozen=True)
-class CheckProgress:
-    """How many pairs of the present set were looked at, and how many cannot be read."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -129,7 +120,7 @@ class SetReport:
         return any(FAULTS[kind].broken for kind in self.kinds)
 
 
-def check(options: CheckOptions, progress: Callable[[CheckProgress], None] = lambda _: None) -> list[SetReport]:
+def check(options: CheckOptions, progress: Callable[[Progress], None] = lambda _: None) -> list[SetReport]:
     """Look at each pair of each set, compare it with its set, and return what was found.
 
     Of a pair 200 bytes are kept, whatever its size.
@@ -147,7 +138,7 @@ def check(options: CheckOptions, progress: Callable[[CheckProgress], None] = lam
     return reports
 
 
-def _check_set(options: CheckOptions, name: str, root: Path, progress: Callable[[CheckProgress], None]) -> SetReport:
+def _check_set(options: CheckOptions, name: str, root: Path, progress: Callable[[Progress], None]) -> SetReport:
     started = time.monotonic()
     source = SOURCES[name]
     split = options.split or source.splits[0]
@@ -161,7 +152,7 @@ def _check_set(options: CheckOptions, name: str, root: Path, progress: Callable[
         raise DatoolError(f"{root} has no rows to check.", f"Expected layout:\n{source.layout}")
     facts, counts = np.zeros(len(chosen), FACTS), np.zeros(COUNTS)
     errors: dict[int, tuple[str, str]] = {}
-    state = CheckProgress(len(chosen))
+    state = Progress(len(chosen))
     progress(state)
     parts = map_processes(
         partial(_examine, source),

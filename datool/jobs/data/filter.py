@@ -27,6 +27,7 @@ from datool.files.images import explained, read_image
 from datool.jobs.data.duplicates import earlier_alike
 from datool.jobs.data.quality import measure
 from datool.parallel import batches, map_processes
+from datool.progress import Progress
 
 BATCH = 32
 # Changes with what a record means.
@@ -97,16 +98,6 @@ class FilterOptions:
 
 
 @dataclass(frozen=True)
-class FilterProgress:
-    """How many images are measured; those of earlier runs are not among them."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class FilterSummary:
     """What was kept.
 
@@ -129,7 +120,7 @@ class FilterSummary:
     images_per_s: float
 
 
-def filter_images(options: FilterOptions, progress: Callable[[FilterProgress], None] = lambda _: None) -> FilterSummary:
+def filter_images(options: FilterOptions, progress: Callable[[Progress], None] = lambda _: None) -> FilterSummary:
     """Measure every image once, then list those that are within the limits, and why the others are not.
 
     Measures go to ``<out>.measures/``, so that a killed run goes on, and other limits cost no second look at an image.
@@ -187,7 +178,7 @@ def _measure_all(
     rows: Callable[[], Iterator[tuple[Source, Row]]],
     num_images: int,
     num_workers: int,
-    progress: Callable[[FilterProgress], None],
+    progress: Callable[[Progress], None],
 ) -> int:
     """Append the records of rows that have none yet, in order; return how many."""
     _check_version(work)
@@ -198,7 +189,7 @@ def _measure_all(
     left = rows()
     _check_rows(work, path, done, left)
     _drop_after(reasons, done)
-    state = FilterProgress(num_images - done)
+    state = Progress(num_images - done)
     progress(state)
     with ExitStack() as stack, writable(work):
         log: IO[bytes] = stack.enter_context(open(reasons, "ab"))

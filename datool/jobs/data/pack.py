@@ -27,6 +27,7 @@ from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.files import MAP_FORMATS, decode_image
 from datool.files.images import explained
 from datool.parallel import batches, map_threads
+from datool.progress import Progress
 
 IMAGES = ("original", "png", "jpeg")
 # Of failed rows the summary names so many; all are in the shards' markers.
@@ -65,18 +66,6 @@ class PackOptions:
 
 
 @dataclass(frozen=True)
-class PackProgress:
-    """How far a run is: rows packed now, failed now, and in shards that an earlier run finished.
-
-    How many there are is not known before the end: rows are listed while they are packed.
-    """
-
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-
-@dataclass(frozen=True)
 class PackSummary:
     """What a set is, and what a run did for it.
 
@@ -101,7 +90,7 @@ class PackSummary:
     images_per_s: float
 
 
-def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda _: None) -> PackSummary:
+def pack(options: PackOptions, progress: Callable[[Progress], None] = lambda _: None) -> PackSummary:
     """Write the rows of a source as a set of shards.
 
     Rows are cut into runs in the source's order, a run a shard. A row that cannot be read is kept in its shard's marker
@@ -129,7 +118,7 @@ def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda
     }
     if options.threads < 1:
         raise DatoolError(f"{options.threads} threads, expected at least 1.")
-    counts = PackProgress()
+    counts = Progress()  # rows are listed while they are packed
     entry = partial(_entry, source, options.image, options.depth)
     with ShardWriter(options.out, settings, options.rows_per_shard) as writer:
         number = -1
@@ -173,8 +162,8 @@ class _Counted:
     def __init__(
         self,
         entries: Iterable[Members | Failed],
-        counts: PackProgress,
-        progress: Callable[[PackProgress], None],
+        counts: Progress,
+        progress: Callable[[Progress], None],
         whole: bool,
     ) -> None:
         self.entries, self.counts, self.progress, self.whole = entries, counts, progress, whole

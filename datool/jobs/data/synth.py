@@ -22,6 +22,7 @@ from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files import MAP_FORMATS, held, write_bytes
 from datool.parallel import batches, map_processes
+from datool.progress import Progress
 
 Result = TypeVar("Result")
 
@@ -66,16 +67,6 @@ class SynthOptions:
 
 
 @dataclass(frozen=True)
-class SynthProgress:
-    """How many pictures of this run are finished."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class SynthSummary:
     """What a set is, and what a run did for it.
 
@@ -93,7 +84,7 @@ class SynthSummary:
     images_per_s: float
 
 
-def synth(options: SynthOptions, progress: Callable[[SynthProgress], None] = lambda _: None) -> SynthSummary:
+def synth(options: SynthOptions, progress: Callable[[Progress], None] = lambda _: None) -> SynthSummary:
     """Render a set; killed and run again, it goes on and comes to the same bytes.
 
     Args:
@@ -125,13 +116,11 @@ def _settings(options: SynthOptions) -> dict[str, object]:
     return {**meta, "device": torch.device(options.device).type, "datool": __version__, "torch": torch.__version__}
 
 
-def _write_shards(
-    options: SynthOptions, settings: dict[str, object], progress: Callable[[SynthProgress], None]
-) -> SynthProgress:
+def _write_shards(options: SynthOptions, settings: dict[str, object], progress: Callable[[Progress], None]) -> Progress:
     with ShardWriter(options.out, settings, options.rows_per_shard) as writer:
         runs = list(enumerate(batches(range(options.num), options.rows_per_shard)))
         left = [(number, run) for number, run in runs if not writer.is_finished(number, _identity(run))]
-        state = SynthProgress(sum(len(run) for _, run in left))
+        state = Progress(sum(len(run) for _, run in left))
         progress(state)
         made = _made(options, [number for _, run in left for number in run])
 
@@ -148,14 +137,12 @@ def _write_shards(
     return state
 
 
-def _write_files(
-    options: SynthOptions, settings: dict[str, object], progress: Callable[[SynthProgress], None]
-) -> SynthProgress:
+def _write_files(options: SynthOptions, settings: dict[str, object], progress: Callable[[Progress], None]) -> Progress:
     out = options.out
     with held(out):
         _claim(out, settings)
         todo = [number for number in range(options.num) if not all(path.exists() for path in _paths(options, number))]
-        state = SynthProgress(len(todo))
+        state = Progress(len(todo))
         progress(state)
         for done in _mapped(options, _render_to_files, todo):
             state = replace(state, done=state.done + done)

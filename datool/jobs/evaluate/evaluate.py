@@ -40,6 +40,7 @@ from datool.jobs.evaluate import scoring
 from datool.jobs.evaluate.predictors import NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
 from datool.parallel import map_processes
+from datool.progress import Progress
 from datool.settings import check_part
 
 ALL = "all"
@@ -109,24 +110,6 @@ class EvalOptions:
             self.device,
             self.batch_size,
         )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Args:
-        todo: images of this benchmark, without those scored earlier.
-        done, failed: of them.
-        skipped: scored by an earlier run.
-        message: something to tell apart from the counts; empty mostly.
-    """
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)

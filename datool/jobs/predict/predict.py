@@ -24,6 +24,7 @@ from datool.files import MAX_PIXELS, ImageFile, held, read_image, write_map
 from datool.files.atomic import disk_is_full
 from datool.files.video import Clip, Film, FrameFolder
 from datool.parallel import map_threads, num_io_threads
+from datool.progress import Progress, messages
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
@@ -81,24 +82,6 @@ class PredictOptions:
     sequence_hz: float | None = None
     runtime: str | None = None
     tolerance: float = 1e-2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Args:
-        todo: images of this run, without those finished earlier, and frames of the films begun.
-        done, failed: of them; a film fails as one.
-        skipped: finished by an earlier run.
-        message: something to tell apart from the counts; empty mostly.
-    """
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -369,16 +352,13 @@ def _choose_model(
     from datool.estimators.load import open_model
     from datool.models.weights import choose_auto
 
-    def say(line: str) -> None:
-        progress(Progress(0, message=line))
-
     recorded = list(rows.values())[-1].model_spec if rows else None
     given = recorded if options.model == "auto" else options.model
     if given is not None:
-        return open_model(given, say)
-    loaded, reason = choose_auto(None, options.fallback, progress=say)
+        return open_model(given, messages(progress))
+    loaded, reason = choose_auto(None, options.fallback, progress=messages(progress))
     if reason:
-        say(reason)
+        progress(Progress(0, message=reason))
     return loaded
 
 
