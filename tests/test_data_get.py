@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import pytest
 from test_hub import cache, server  # noqa: F401  fixtures
+from typer.testing import CliRunner
 
+from datool.cli import app
 from datool.data.sources.table import FETCHED, find_root
 from datool.errors import DatoolError
 from datool.jobs.data.get import ARCHIVES, get_data
@@ -30,6 +32,46 @@ def archive(extra: dict[str, bytes] | None = None) -> bytes:
         for name, content in (extra or {}).items():
             file.writestr(name, content)
     return data.getvalue()
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_cards_line_needs_nothing_but_a_network(server, cache, tmp_path, monkeypatch):  # noqa: F811
+    """`datool eval --bench da2k`: the set and the model are had, and named in the table."""
+    noise = cv2.imencode(".png", np.random.default_rng(0).integers(0, 255, (8, 9, 3), np.uint8))[1].tobytes()
+    server.files["DA-2K.zip"] = archive({"DA-2K/images/outdoor/1.png": noise})
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATOOL_DATA", raising=False)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # put back afterwards: --offline sets it
+    done = run("eval", "--bench", "da2k")
+    assert done.exit_code == 0, done.stderr
+    assert "4 images" in done.stdout and "tiny" in done.stdout and "da-2k" in done.stdout
+    assert "681 MB" in done.stderr and "Apache-2.0" in done.stderr, "size and licence are told before it is fetched"
+    assert "so datool uses 'tiny'" in done.stderr, "the hub of this test has no V2 Small"
+    asked = len([path for path in server.requests if "DA-2K" in path])
+    again = run("eval", "--bench", "da2k", "--json", "--priors", "--offline")
+    assert again.exit_code == 0 and len([path for path in server.requests if "DA-2K" in path]) == asked
+    predictors = json.loads(again.stdout)["predictors"]
+    found = {each["name"]: each["results"][0]["values"]["accuracy"] for each in predictors}
+    assert list(found) == ["tiny", "prior:rows", "prior:constant"] and found["prior:constant"] == 0
+
+
+def test_half_a_set_is_gone_on_with_and_offline_says_where_it_is_to_be_had(server, cache, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # put back afterwards: --offline sets it
+    done = run("eval", "--bench", "da2k", "--offline")
+    assert done.exit_code == 1 and not server.requests
+    assert (
+        "/datasets/depth-anything/DA-2K/resolve/main/DA-2K.zip" in done.stderr
+        and "DA-2K/annotations.json" in done.stderr
+    )
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    (tmp_path / "data/da2k/DA-2K/images/indoor").mkdir(parents=True)  # as a kill in the middle of unpacking leaves it
+    server.files["DA-2K.zip"] = archive()
+    done = run("eval", "--bench", "da2k", "--model", "tiny")
+    assert done.exit_code == 1 and "images/outdoor/1.png" in done.stderr and "3 scored" in done.stdout
 
 
 def test_what_can_be_fetched_is_named_where_it_is_missing(tmp_path, monkeypatch):

@@ -234,8 +234,7 @@ def test_what_is_asked_for_is_checked(data):
     manifest, maps, _ = data
     for options, words in (
         ({"predictions": maps}, "--bench or --manifest"),
-        ({"manifest": manifest}, "--model or --predictions"),
-        ({"manifest": manifest, "model": "auto"}, "named model"),
+        ({"manifest": manifest, "model": "tiny", "predictions": maps}, "--model or --predictions"),
         ({"manifest": manifest, "predictions": maps / "no"}, "no folder of predictions"),
         ({"manifest": manifest, "predictions": maps, "protocol": "midass"}, "Did you mean 'midas'"),
         ({"bench": ["da2k"], "predictions": maps}, "datool data get da2k"),
@@ -422,7 +421,6 @@ def test_the_command_refuses_what_it_cannot_do(data):
     manifest, maps, _ = data
     for arguments, code, words in (
         (["--bench", "da2k", "--predictions", maps], 1, "DA-2K/annotations.json"),
-        (["--manifest", manifest, "--model", "auto"], 1, "named model"),
         (["--manifest", manifest, "--predictions", maps, "--set", "far"], 2, "expected KEY=VALUE"),
         (["--manifest", manifest, "--predictions", maps, "--quantity", "dept"], 1, "Did you mean 'depth'"),
     ):

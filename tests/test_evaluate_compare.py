@@ -179,3 +179,21 @@ def test_the_command_compares_what_is_named_after_it(data):
     assert lone.exit_code == 2 and "put --compare before" in lone.stderr
     bad = command(*asked, "--predictions", data / "good", "--shard", "half")
     assert bad.exit_code == 2 and "expected I/N" in bad.stderr
+
+
+def test_priors_are_built_in_and_say_what_not_looking_is_worth(data):
+    """'Lower is nearer' by hand, and a constant, which the fit turns into the mean disparity of each truth."""
+    rows = data / "rows"
+    for image in sorted((data / "good").rglob("*.npy")):
+        place = rows / image.relative_to(data / "good")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        np.save(place, np.broadcast_to(np.linspace(0, 1, SHAPE[0], dtype=np.float32)[:, None], SHAPE))
+    options = EvalOptions(
+        manifest=data / "data/manifest.jsonl", compare=["prior:rows", str(rows), "prior:constant"], **RELATIVE
+    )
+    found = compare(options)
+    by_name, by_hand, constant = (summary.results[0] for summary in found.summaries)
+    assert by_name.values == pytest.approx(by_hand.values, rel=1e-6)
+    assert constant.num_scored == by_name.num_scored == 12 and constant.flags["constant"] == 12
+    with pytest.raises(DatoolError, match="unknown prior 'columns'"):
+        evaluate(EvalOptions(manifest=data / "data/manifest.jsonl", model="prior:columns"))

@@ -322,7 +322,7 @@ def test_offline_variable_is_respected(server: Hub, cache: Path, monkeypatch: py
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert hub.fetch(NAME).read_bytes() == CONTENT
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache / "other"))
-    assert hub.unreachable(NAME, 5) == "HF_HUB_OFFLINE is set"
+    assert hub.unreachable(NAME, 5) == "--offline or HF_HUB_OFFLINE is set"
     with pytest.raises(DatoolError, match="HF_HUB_OFFLINE is set and the file is not cached"):
         hub.fetch(NAME)
     assert server.requests == []

@@ -123,7 +123,7 @@ app.command(
 )
 app.command(
     "eval",
-    epilog="Example: datool eval --bench da2k --root da2k=DA-2K --model v2-small",
+    epilog="Example: datool eval --bench da2k --model v2-small --priors",
     rich_help_panel=TRAIN,
 )(evaluate)
 app.add_typer(data, name="data", rich_help_panel=KNOW)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 # Groups that a table lists; --json and --html have them all.
 LISTED_GROUPS = 40
+# What --priors sets beside each predictor.
+PRIORS = ("prior:rows", "prior:constant")
 
 
 def evaluate(
@@ -54,8 +56,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="LIST",
-            help="Comma-separated benchmarks: da2k, nyu, kitti, sintel, ddad, eth3d, diode, ibims; or all that are "
-            "found.",
+            help="Comma-separated benchmarks: da2k (fetched if it is not there), nyu, kitti, sintel, ddad, eth3d, "
+            "diode, ibims; or all that are found.",
             show_default=False,
             rich_help_panel=DATA,
         ),
@@ -66,7 +68,8 @@ def evaluate(
         typer.Option(
             metavar="NAME|FILE|DIR",
             help="A model name (v2-small, tiny, ...), a weight file, a folder with model.safetensors, or NAME=FILE. "
-            "From other projects: hf:REPO (transformers), marigold:REPO (diffusers) or python:MODULE:FUNCTION.",
+            "From other projects: hf:REPO (transformers), marigold:REPO (diffusers) or python:MODULE:FUNCTION. "
+            "prior:rows and prior:constant are maps that did not look. Default: auto, as `datool predict` has it.",
             show_default=False,
             rich_help_panel=MODEL,
         ),
@@ -149,6 +152,14 @@ def evaluate(
             rich_help_panel=REPORTS,
         ),
     ] = None,
+    priors: Annotated[
+        bool,
+        typer.Option(
+            "--priors",
+            help="Beside each score, what a constant map and 'lower in the picture is nearer' get.",
+            rich_help_panel=SCORING,
+        ),
+    ] = False,
     speed: Annotated[
         bool,
         typer.Option(
@@ -181,6 +192,9 @@ def evaluate(
     from datool.jobs.evaluate.evaluate import EvalOptions
     from datool.settings import split
 
+    if priors:
+        names, compare = [*(names if compare and names else [model or predictions or "auto"]), *PRIORS], True
+        model, predictions = "", None
     if names and not compare:
         raise typer.BadParameter(f"got {' '.join(names)}; put --compare before several, --model before one.")
     map_quantity, map_ambiguity = meaning(quantity, ambiguity)
@@ -220,11 +234,17 @@ def evaluate(
         raise typer.Exit(1)
 
 
+def _fetch(name: str, progress: Callable[[str], None]) -> Path:
+    from datool.jobs.data.get import get_data
+
+    return get_data(name, progress=progress).root
+
+
 def _evaluate(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalSummary]:
     from datool.jobs.evaluate.evaluate import evaluate as job
 
     with Bar(quiet) as bar:
-        summary = job(options, bar.update)
+        summary = job(options, bar.update, _fetch)
     if as_json:
         typer.echo(summary.to_json())
     elif not quiet:
@@ -236,7 +256,7 @@ def _compare(options: EvalOptions, as_json: bool, quiet: bool) -> Sequence[EvalS
     from datool.jobs.evaluate.evaluate import compare as job
 
     with Bar(quiet) as bar:
-        found = job(options, bar.update)
+        found = job(options, bar.update, _fetch)
     if as_json:
         typer.echo(found.to_json())
     elif not quiet:

@@ -5,10 +5,13 @@ Plain text, not boxes drawn by rich: that would take 80 ms to import, and leave 
 
 from __future__ import annotations
 
+import inspect
+import os
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -124,8 +127,35 @@ class Typer(typer.Typer):
         )
 
     def command(self, name: str | None = None, **options: Any) -> Any:
-        """Return what makes a function a command."""
-        return super().command(name, cls=Command, **options)
+        """Return what makes a function a command; ``--offline`` is an option of each."""
+        register = super().command(name, cls=Command, **options)
+        return lambda function: register(_with_offline(function))
+
+
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        help="Use only what is on this machine: nothing is fetched, and what is missing is named.",
+        rich_help_panel=GENERAL,
+    ),
+]
+
+
+def _with_offline(function: Callable[..., None]) -> Callable[..., None]:
+    """Return the function with one more option, which `datool.models.hub` and the libraries around the hub heed."""
+
+    @wraps(function)
+    def run(*args: Any, offline: bool, **options: Any) -> None:
+        if offline:
+            os.environ["HF_HUB_OFFLINE"] = "1"
+        function(*args, **options)
+
+    signature = inspect.signature(function, eval_str=True)
+    extra = inspect.Parameter("offline", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Offline)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), extra])  # type: ignore[attr-defined]
+    run.__annotations__ = {**function.__annotations__, "offline": Offline}
+    return run
 
 
 def _write_groups(formatter: Any, rows: Iterable[tuple[str, tuple[str, str]]]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import os
 import queue
 import re
 import threading
@@ -24,6 +25,7 @@ APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
 # Their authors state none for these weights; the code of V1 is Apache-2.0.
 UNSTATED = "unstated"
+OFFLINE = "--offline or HF_HUB_OFFLINE is set"
 
 Progress = Callable[[str], None]
 
@@ -144,10 +146,21 @@ def download(
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo, file, repo_type=kind, revision=revision, tqdm_class=_bar(progress)))
+        # The library reads its own switch once, when it is imported.
+        found = hf_hub_download(
+            repo, file, repo_type=kind, revision=revision, local_files_only=offline(), tqdm_class=_bar(progress)
+        )
+        return Path(found)
     except _failures() as error:
-        reason, hint = _explain(error, repo, file, revision)
+        reason, hint = _explain(error, repo, file, revision, kind)
         raise DatoolError(f"cannot download {file} of {repo}: {reason}.", hint) from error
+
+
+def offline() -> bool:
+    """Tell whether the network is not to be asked: ``--offline``, or ``HF_HUB_OFFLINE`` is set."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in constants.ENV_VARS_TRUE_VALUES
 
 
 def unreachable(name: str, timeout_s: float) -> str:
@@ -159,8 +172,8 @@ def unreachable(name: str, timeout_s: float) -> str:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 
     entry = published(name)
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
+    if offline():
+        return OFFLINE
     answer: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -223,12 +236,14 @@ def _bar(progress: Progress | None, every_s: float = 1.0) -> type:
     return Lines
 
 
-def _explain(error: BaseException, repo: str, file: str, revision: str) -> tuple[str, str]:
+def _explain(error: BaseException, repo: str, file: str, revision: str, kind: str = "model") -> tuple[str, str]:
     """Return the reason of a failed transfer in plain words, and the next step."""
     from huggingface_hub import constants, errors
 
     hub, here = constants.ENDPOINT, _address(repo, revision)
     by_hand = "Or fetch it elsewhere and give the file: --model NAME=FILE."
+    if kind == "dataset":
+        by_hand = f"Or fetch {hub}/datasets/{repo}/resolve/{revision}/{file} elsewhere, and give its folder by --root."
     names: dict[type[BaseException], str] = {
         errors.RepositoryNotFoundError: "repository",
         errors.RevisionNotFoundError: "revision",
@@ -238,8 +253,8 @@ def _explain(error: BaseException, repo: str, file: str, revision: str) -> tuple
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
     for link in chain:
-        if isinstance(link, errors.OfflineModeIsEnabled):
-            return "HF_HUB_OFFLINE is set and the file is not cached", f"Unset HF_HUB_OFFLINE. {by_hand}"
+        if offline() and isinstance(link, (errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError)):
+            return f"{OFFLINE} and the file is not cached", f"Run it once with a network. {by_hand}"
         if isinstance(link, errors.GatedRepoError):
             return "access is gated", f"Ask for access at {hub}/{repo}, then `hf auth login`. {by_hand}"
         if type(link) in names:
@@ -274,6 +289,10 @@ _V1_ORIGINALS = {
 
 UNPUBLISHED = {
     "depth-anything-v2-giant": "not released by its authors",
+    "metric-nyu-large": "to be trained by the recipe metric-nyu",
+    "metric-kitti-large": "to be trained by the recipe metric-kitti",
+    "tiny-teacher": "to be trained by the recipe of that name",
+    "tiny-student": "to be trained by the recipe of that name",
     "nano": "for tests, never trained",
     "nano-metric": "for tests, never trained",
 }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from datool.data.shards.tars import refused
-from datool.data.sources.da2k import read_pairs
+from datool.data.sources.da2k import ANNOTATIONS, read_pairs
 from datool.data.sources.table import SOURCES, VARIABLE
 from datool.errors import DatoolError, lookup
 from datool.files import held
@@ -70,7 +70,11 @@ def get_data(name: str, out: Path | None = None, progress: Callable[[str], None]
         done = root / f".{name}.complete"
         if not done.exists():
             progress(f"{name}: {SOURCES[name].title}, licence {archive.licence}, {archive.size_mb} MB")
-            path = hub.download(archive.repo, archive.file, archive.revision, progress, kind="dataset")
+            try:
+                path = hub.download(archive.repo, archive.file, archive.revision, progress, kind="dataset")
+            except DatoolError as error:
+                layout = f"Expected layout of that folder:\n{SOURCES[name].layout}"
+                raise DatoolError(error.problem, f"{error.hint} {layout}") from error
             _unpack(path, root)
             done.touch()
     rows = list(SOURCES[name].index(root, SOURCES[name].splits[0]))
@@ -90,6 +94,7 @@ def _unpack(path: Path, root: Path) -> None:
                     raise refused(path, member.filename, "it would leave the folder")
                 if stat.S_ISLNK(member.external_attr >> 16):
                     raise refused(path, member.filename, "it is a link")
+            members.sort(key=lambda member: member.filename.endswith(ANNOTATIONS))  # last, so that half a set has none
             for member in members:
                 if not member.is_dir():
                     place = root / member.filename

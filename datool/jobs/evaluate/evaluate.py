@@ -15,7 +15,7 @@ from datool import __version__
 from datool.data.sample import Sample
 from datool.data.sources.base import Row
 from datool.data.sources.da2k import read_pairs
-from datool.data.sources.table import SOURCES, find_root
+from datool.data.sources.table import FETCHED, SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.evaluation.benchmarks import BENCHMARKS, Benchmark, protocol_for
@@ -37,7 +37,7 @@ from datool.evaluation.results import (
 )
 from datool.files import write_bytes
 from datool.jobs.evaluate import scoring
-from datool.jobs.evaluate.predictors import NamedPredictor, Settings, named_predictor, saved
+from datool.jobs.evaluate.predictors import AUTO, NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
 from datool.parallel import map_processes
 from datool.progress import Progress
@@ -49,6 +49,8 @@ MANIFEST_ROW = Benchmark("manifest", {"lsq-disparity": {}}, group=-2)
 DEFAULT_PROTOCOL = "lsq-disparity"
 # Worst and best images of a report, each, and photos that the speed is measured on.
 NUM_PICTURES, NUM_SPEED = 6, 32
+# (name of a data set, what gets lines of text) -> its folder.
+Fetch = Callable[[str, Callable[[str], None]], Path]
 Galleries = dict[tuple[str, str], tuple[list[Picture], list[Picture]]]
 
 
@@ -59,7 +61,7 @@ class EvalOptions:
     Args:
         bench: names of `BENCHMARKS`, or ``all``: those whose files are found.
         manifest: own data, in place of ``bench``.
-        model: as of `datool.jobs.evaluate.predictors.named_predictor`; not ``auto``.
+        model: as of `datool.jobs.evaluate.predictors.named_predictor`; empty = ``auto``, if there are no predictions.
         predictions: in place of ``model``: a folder of saved maps, or a pattern, as of `SavedMaps`.
         compare: in place of both, for `compare`: several models or folders of maps.
         quantity, ambiguity, divisor: of maps and rivals that do not say; None = they must.
@@ -134,7 +136,9 @@ class Compared:
         )
 
 
-def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> EvalSummary:
+def evaluate(
+    options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None, fetch: Fetch | None = None
+) -> EvalSummary:
     """Score every image of the benchmarks; name those that cannot be.
 
     Maps are held one at a time a process; only rows are kept. With ``csv`` a killed run goes on where it ended, and
@@ -143,21 +147,25 @@ def evaluate(options: EvalOptions, progress: Callable[[Progress], None] = lambda
     Args:
         options: what, against what, how.
         progress: called after each image, and with messages.
+        fetch: brings a benchmark's data set whose files are not there; None = that they are not is an error.
     Raises:
         DatoolError: nothing or too much to score; no such benchmark, model, protocol or field; files not there; or the
             csv holds rows of another predictor or protocol.
     """
-    if options.compare or bool(options.model) == (options.predictions is not None):
+    if options.compare or (options.model and options.predictions is not None):
         raise DatoolError("expected either a model or saved maps to score.", "Give --model or --predictions.")
-    return _evaluate(options, [options.model or None], progress).summaries[0]
+    spec = None if options.predictions is not None else options.model or AUTO
+    return _evaluate(options, [spec], progress, fetch).summaries[0]
 
 
-def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None) -> Compared:
+def compare(
+    options: EvalOptions, progress: Callable[[Progress], None] = lambda _: None, fetch: Fetch | None = None
+) -> Compared:
     """Score several predictors one after the other, and tell how they differ on the images that all scored.
 
     Args:
         options: as of `evaluate`, with ``compare``; the first is what the others are compared with.
-        progress: called after each image, and with messages.
+        progress, fetch: as of `evaluate`.
     Raises:
         DatoolError: as of `evaluate`; fewer than two to compare, one of them twice, or no image that all scored.
     """
@@ -166,15 +174,35 @@ def compare(options: EvalOptions, progress: Callable[[Progress], None] = lambda 
             f"expected two or more different models or folders to compare, got {', '.join(options.compare) or 'none'}.",
             "Write datool eval --compare tiny maps/ and leave out --model and --predictions.",
         )
-    return _evaluate(options, list(options.compare), progress)
+    return _evaluate(options, list(options.compare), progress, fetch)
 
 
-def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Callable[[Progress], None]) -> Compared:
+def _evaluate(
+    options: EvalOptions,
+    specs: Sequence[str | None],
+    progress: Callable[[Progress], None],
+    fetch: Fetch | None,
+) -> Compared:
     """Score each of ``specs`` (None = ``options.predictions``), write what is to be written, return all."""
     _check(options, specs)
     missing: dict[str, str] = {}
+
+    def tell(text: str) -> None:
+        progress(Progress(0, message=text))
+
+    def find(source: str) -> Path:
+        """Return where a data set is; one that can be fetched is, if it is not there or not whole."""
+        if fetch is None or source not in FETCHED or source in options.roots:
+            return find_root(source, options.roots)
+        try:
+            root = find_root(source, options.roots)
+            SOURCES[source].index(root, SOURCES[source].splits[0])
+            return root
+        except DatoolError:
+            return fetch(source, tell)
+
     # Options are checked before a model is loaded, which takes longest.
-    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing)]
+    jobs = [(bench, row, root, _protocol(bench, options)) for bench, row, root in _benches(options, missing, find)]
     earlier = _earlier(options, {bench: protocol for bench, _, _, protocol in jobs})
     summaries: list[EvalSummary] = []
     galleries: Galleries = {}
@@ -184,7 +212,7 @@ def _evaluate(options: EvalOptions, specs: Sequence[str | None], progress: Calla
             assert options.predictions is not None, "either a model or maps"
             one = saved(options.predictions, options.settings())
         else:
-            one = named_predictor(spec, options.settings())
+            one = named_predictor(spec, options.settings(), tell)
         if len(specs) == 1:
             _check_predictor(options, earlier, one.identity)
         results = []
@@ -218,14 +246,14 @@ def _compare(number: int, summaries: Sequence[EvalSummary], options: EvalOptions
 def _check(options: EvalOptions, specs: Sequence[str | None]) -> None:
     if bool(options.bench) == (options.manifest is not None):
         raise DatoolError("expected either benchmarks or a manifest to score against.", "Give --bench or --manifest.")
-    if "auto" in specs:
-        raise DatoolError("a score needs a named model, got --model auto.", "Give a name, a file or a folder.")
     if options.workers < 0:
         raise DatoolError(f"{options.workers} workers cannot be.", "Give a number, or 0 for one a CPU core.")
     check_part(options.shard, "--shard")
 
 
-def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[str, Benchmark, Path]]:
+def _benches(
+    options: EvalOptions, missing: dict[str, str], find: Callable[[str], Path]
+) -> Iterator[tuple[str, Benchmark, Path]]:
     """Yield name, row and root; of ``all``, note those whose files are not there."""
     if options.manifest is not None:
         if not options.manifest.exists():
@@ -235,7 +263,7 @@ def _benches(options: EvalOptions, missing: dict[str, str]) -> Iterator[tuple[st
     if ALL not in options.bench:
         for bench in dict.fromkeys(options.bench):
             row = lookup(BENCHMARKS, bench, "benchmark")
-            yield bench, row, find_root(row.source, options.roots)
+            yield bench, row, find(row.source)
         return
     for bench, row in BENCHMARKS.items():
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
@@ -13,6 +14,8 @@ from datool.models.specs import RUN_FILES, WEIGHT_FILES
 if TYPE_CHECKING:
     from datool.jobs.evaluate.speed import Streams
 
+# The model that a command takes where none is named.
+AUTO = "auto"
 # What makes a folder a model.
 MODEL_FILES = (*WEIGHT_FILES, *RUN_FILES, "config.json", "recipe.json")
 
@@ -68,30 +71,42 @@ def saved(place: str | Path, settings: Settings) -> NamedPredictor:
     return NamedPredictor(str(place), str(place), maps=maps)
 
 
-def named_predictor(spec: str, settings: Settings) -> NamedPredictor:
+def named_predictor(spec: str, settings: Settings, progress: Callable[[str], None] = lambda _: None) -> NamedPredictor:
     """Return what ``spec`` names, loaded.
 
     Args:
-        spec: a model as of `datool.models.weights.load`; ``hf:``, ``marigold:`` or ``python:`` and a place, as of
-            `datool.estimators.rivals`; or saved maps, see `are_maps`.
+        spec: a model as of `datool.models.weights.load`, or ``auto``, which is named by what it turns out to be;
+            ``hf:``, ``marigold:`` or ``python:`` and a place, as of `datool.estimators.rivals`; ``prior:`` and a name,
+            as of `datool.estimators.priors`; or saved maps, see `are_maps`.
         settings: how.
+        progress: gets lines of text while a model is had.
     Raises:
         DatoolError: it cannot be had.
     """
     if are_maps(spec):
         return saved(spec, settings)
     # torch takes seconds to import, and saved maps do without
+    from datool.estimators.priors import PREFIX, Prior
     from datool.estimators.rivals import Asked, is_rival, load_rival
 
+    if spec.startswith(PREFIX):
+        return NamedPredictor(spec, spec, estimator=Prior(spec.removeprefix(PREFIX)))
     if is_rival(spec):
         asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
         rival = load_rival(spec, asked)
         return NamedPredictor(spec, rival.identity, estimator=rival)
     from datool.estimators.load import choose, open_model
     from datool.estimators.predictor import Predictor
+    from datool.models.weights import choose_auto
 
-    loaded = open_model(spec)
+    loaded: Any
+    if spec == AUTO:
+        loaded, fallback = choose_auto(None, True, progress=progress)
+        if fallback:
+            progress(fallback)
+    else:
+        loaded = open_model(spec, progress)
     engine, _ = choose(loaded, None, settings.device, settings.precision)
     predictor = Predictor(engine, size_px=settings.size_px, batch_size=settings.batch_size)
     identity = f"{loaded.name} {loaded.sha256[:12]} {predictor.size_px}px {predictor.precision}"
-    return NamedPredictor(spec, identity, estimator=predictor)
+    return NamedPredictor(loaded.name if spec == AUTO else spec, identity, estimator=predictor)
