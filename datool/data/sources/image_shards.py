@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from datool.data.sample import Sample
 from datool.data.shards.tars import members, read_member
-from datool.data.sources.base import Row, Source, expect
+from datool.data.sources.base import Row, expect, unlabelled
 from datool.data.sources.image_folders import ALL
 from datool.data.sources.image_tars import tars
 from datool.errors import DatoolError, require
@@ -92,15 +91,7 @@ def expand(pattern: str) -> list[str]:
         raise DatoolError(f"cannot expand {pattern}: {error}.", "Write {00000..00041}.tar.") from error
 
 
-def image_shards(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:
-    """Return the source of an unlabelled set that is WebDataset shards.
-
-    Args:
-        title: the set's name and where it is described.
-        layout: for messages.
-        splits: patterns that the set is known to have, after ``all``.
-    """
-    return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+image_shards = unlabelled(index, read, LAYOUT, ALL)
 
 
 def _rows(base: Path, paths: list[Path]) -> Iterator[Row]:
