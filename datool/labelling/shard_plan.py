@@ -205,7 +205,7 @@ def _find_input(given: str, roots: Mapping[str, Path], out: Path) -> Input:
 
 
 def _tars(given: str, kind: str, pattern: str) -> Input:
-    paths = image_shards.shards(pattern)
+    paths = image_shards.shards(pattern, "tars")
     root = os.path.dirname(os.path.abspath(pattern.split("{")[0] + "x"))
     return Input(given, kind, root, tuple(Path(os.path.abspath(path)).relative_to(root).as_posix() for path in paths))
 

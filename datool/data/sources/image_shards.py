@@ -61,18 +61,19 @@ def read(row: Row) -> Sample:
     return Sample(row.id, decode_image(data, f"{name} in {row.image}"))
 
 
-def shards(pattern: str) -> list[Path]:
+def shards(pattern: str, noun: str = "shards") -> list[Path]:
     """Return the files that a pattern with braces names, in its order.
 
     Args:
         pattern: ``/data/{00000..00041}.tar``, or a plain path.
+        noun: what they are called in messages.
     Raises:
         DatoolError: one of them is not there, or braceexpand is not installed.
     """
     paths = [Path(name) for name in expand(pattern)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DatoolError(f"{len(missing)} of the {len(paths)} shards of {pattern} are not there, first {missing[0]}.")
+        raise DatoolError(f"{len(missing)} of the {len(paths)} {noun} of {pattern} are not there, first {missing[0]}.")
     return paths
 
 
