@@ -47,7 +47,6 @@ def test_two_ranks_in_parts_are_one_rank(tmp_path):
 @pytest.mark.parametrize("name, pseudo_batch", [("nano-student-v1", 2), ("nano-student-v2", 4)])
 def test_two_ranks_of_a_student_are_one_rank(name, pseudo_batch, tmp_path):
     """Boxes of pictures that another rank has, the dropped tenth and alignment included."""
-    pytest.importorskip("torchdata")
     pytest.importorskip("kornia")
     own = noisy_photos(tmp_path)
     train(replace(NANO, steps=1), options(tmp_path / "teacher"))

@@ -83,7 +83,6 @@ def test_what_cannot_begin_leaves_no_run_behind(tmp_path):
 
 @pytest.mark.parametrize("name", ["nano-teacher", "nano-student-v1", "nano-student-v2", "nano-metric"])
 def test_every_stage_trains_on_own_data_and_is_scored_on_it(name, tmp_path, own):
-    pytest.importorskip("torchdata")
     if RECIPES[name].augment is not None:
         pytest.importorskip("kornia")
     recipe = replace(RECIPES[name], steps=2, validate_every=2, size_px=(28, 42), batch_size=6)
