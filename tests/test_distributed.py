@@ -32,9 +32,11 @@ def alike(one, two, rel=1e-6):
     return all(a == pytest.approx(b, rel=rel) for a, b in zip(figures(one), figures(two), strict=True))
 
 
-def test_two_ranks_are_one_rank(tmp_path):
-    train(NANO, options(tmp_path / "one"))
-    assert run_ranks(2, train_quietly, NANO, options(tmp_path / "two")) == [0, 0]
+@pytest.mark.parametrize("changes", [{}, {"model": "nano-conv", "scene_px": (64, 96), "sizes": ((0.0, 64, 96),)}])
+def test_two_ranks_are_one_rank(changes, tmp_path):
+    recipe = replace(NANO, **changes)
+    train(recipe, options(tmp_path / "one"))
+    assert run_ranks(2, train_quietly, recipe, options(tmp_path / "two")) == [0, 0]
     assert alike(tmp_path / "one", tmp_path / "two")
 
 
