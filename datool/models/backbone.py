@@ -99,7 +99,9 @@ def _timm_names(encoder: PyramidEncoder) -> dict[str, Tensor]:
 
 
 def _pyramid_config(spec: EncoderSpec) -> dict[str, Any]:
-    known = timm.get_pretrained_cfg(spec.timm_name).to_dict()
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    assert config is not None, "timm built it"
+    known = config.to_dict()
     kept = {key: known[key] for key in ("input_size", "interpolation", "crop_pct", "first_conv", "classifier")}
     return {
         "architecture": spec.timm_name,
