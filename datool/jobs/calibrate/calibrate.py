@@ -203,17 +203,16 @@ def calibrate(options: CalibrateOptions, progress: Callable[[Progress], None] = 
 def _source(options: CalibrateOptions, progress: Callable[[Progress], None]) -> ModelDisparity | SavedDisparity:
     if options.maps is not None:
         return SavedDisparity(options.maps)
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import choose_auto, load
+    from datool.estimators.load import ModelOptions, open_predictor
 
-    if options.model == "auto":
-        loaded, reason = choose_auto(None, fallback=True, progress=messages(progress))
-        if reason:
-            progress(Progress(0, message=reason))
-    else:
-        loaded = load(options.model, messages(progress))
-    predictor = Predictor(loaded, options.device, options.precision, options.size_px, options.batch_size)
-    return ModelDisparity(loaded, predictor)
+    asked = ModelOptions(
+        model=options.model,
+        device=options.device,
+        precision=options.precision,
+        size_px=options.size_px,
+        batch_size=options.batch_size,
+    )
+    return ModelDisparity(open_predictor(asked, messages(progress)))
 
 
 def _pairs(found: Found, way: _Way) -> _Pairs:

@@ -18,8 +18,7 @@ from datool.estimators.saved import SavedMaps
 from datool.files import ImageFile, read_meta
 
 if TYPE_CHECKING:
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import LoadedModel
+    from datool.estimators.load import OpenedModel
 
 RELATIVE = (Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT)
 Read = Callable[[ImageFile], np.ndarray]
@@ -58,16 +57,15 @@ class ModelDisparity:
     """Disparity by a model.
 
     Args:
-        loaded: the model.
-        predictor: with that model.
+        opened: the model, ready.
     Raises:
         DatoolError: it predicts something else.
     """
 
-    def __init__(self, loaded: LoadedModel, predictor: Predictor) -> None:
-        _check(f"model {loaded.name} predicts", loaded.model.spec.quantity, loaded.model.spec.ambiguity)
-        self.predictor = predictor
-        self.origin = Origin(loaded.name, loaded.sha256, predictor.size_px)
+    def __init__(self, opened: OpenedModel) -> None:
+        self.predictor, model = opened.predictor, opened.model
+        _check(f"model {model.name} predicts", self.predictor.card.quantity, self.predictor.card.ambiguity)
+        self.origin = Origin(model.name, model.sha256, self.predictor.size_px)
 
     def predict(self, photos: Sequence[ImageFile], read: Read) -> Iterator[Found]:
         """Yield what becomes of each photo, in the predictor's order.

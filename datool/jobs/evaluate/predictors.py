@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
-from datool.models.specs import RUN_FILES, WEIGHT_FILES
+from datool.models.specs import RUN_FILES, WEIGHT_FILES, find_exported
 
 if TYPE_CHECKING:
     from datool.jobs.evaluate.speed import Streams
@@ -55,9 +55,11 @@ class Settings:
 
 
 def are_maps(spec: str) -> bool:
-    """Tell whether a text names saved maps: a pattern with ``{id}`` or ``{stem}``, or a folder without weights."""
+    """Tell whether a text names saved maps: a pattern with ``{id}`` or ``{stem}``, or a folder without a model."""
     if "{id}" in spec or "{stem}" in spec:
         return True
+    if find_exported(spec) is not None:
+        return False
     return Path(spec).is_dir() and not any((Path(spec) / name).is_file() for name in MODEL_FILES)
 
 
@@ -95,18 +97,16 @@ def named_predictor(spec: str, settings: Settings, progress: Callable[[str], Non
         asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
         rival = load_rival(spec, asked)
         return NamedPredictor(spec, rival.identity, estimator=rival)
-    from datool.estimators.load import choose, open_model
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import choose_auto
+    from datool.estimators.load import ModelOptions, open_predictor
 
-    loaded: Any
-    if spec == AUTO:
-        loaded, fallback = choose_auto(None, True, progress=progress)
-        if fallback:
-            progress(fallback)
-    else:
-        loaded = open_model(spec, progress)
-    engine, _ = choose(loaded, None, settings.device, settings.precision)
-    predictor = Predictor(engine, size_px=settings.size_px, batch_size=settings.batch_size)
+    options = ModelOptions(
+        model=spec,
+        device=settings.device,
+        precision=settings.precision,
+        size_px=settings.size_px,
+        batch_size=settings.batch_size,
+    )
+    opened = open_predictor(options, progress)
+    loaded, predictor = opened.model, opened.predictor
     identity = f"{loaded.name} {loaded.sha256[:12]} {predictor.size_px}px {predictor.precision}"
     return NamedPredictor(loaded.name if spec == AUTO else spec, identity, estimator=predictor)

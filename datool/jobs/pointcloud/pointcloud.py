@@ -46,7 +46,7 @@ from datool.progress import Progress, messages
 
 # What needs torch (seconds to import) is imported where it is used.
 if TYPE_CHECKING:
-    from datool.models.weights import LoadedModel
+    from datool.estimators.load import OpenedModel
 
 FUSED = "fused"
 # A voxel of fused frames where none is given: this share of the first frame's median depth.
@@ -264,23 +264,18 @@ class _Run:
             yield from self._predicted(photos)
 
     def _predicted(self, photos: Sequence[View]) -> Iterator[tuple[CloudRow, Shot | None]]:
-        from datool.estimators.predictor import Predictor
-
-        loaded = self._load_model()
-        predictor = Predictor(loaded, self.options.device, size_px=self.options.size_px)
+        opened = self._open_model()
+        loaded, predictor = opened.model, opened.predictor
         if self.scale.calibrations is not None:
             self.scale.calibrations.check_model(loaded.name, loaded.sha256, predictor.size_px)
         told = f"{loaded.name}, short side {predictor.size_px}"
-        spec = loaded.name if self.options.model == "auto" else self.options.model
-        if os.path.exists(loaded.source):  # so that it is found from any working folder
-            spec = f"{loaded.name}={os.path.abspath(loaded.source)}"
         done = CloudRow(
             input="",
             status="done",
             settings=self.settings,
             depth_from=told,
             model=loaded.name,
-            model_spec=spec,
+            model_spec=opened.spec(self.options.model),
             model_sha256=loaded.sha256,
         )
 
@@ -304,24 +299,21 @@ class _Run:
                 except DatoolError as error:
                     yield _failed(row, error), None
 
-    def _load_model(self) -> LoadedModel:
+    def _open_model(self) -> OpenedModel:
         """Return the model, before anything is predicted that could not be used."""
-        from datool.models.weights import choose_auto, load
+        from datool.estimators.load import ModelOptions, open_predictor
 
         options = self.options
-        if options.model == "auto":
-            recorded = next((row.model_spec for row in self.rows.values() if row.model_spec), None)
-            loaded, reason = choose_auto(recorded, fallback=True, progress=messages(self.progress))
-            if reason:
-                self.progress(Progress(0, message=reason))
-        else:
-            loaded = load(options.model, messages(self.progress))
-        if loaded.model.spec.ambiguity is not Ambiguity.NONE and not self.scale.takes_all:
-            raise DatoolError(f"{loaded.name} predicts disparity without scale and zero: no shape.", WAYS)
+        recorded = next((row.model_spec for row in self.rows.values() if row.model_spec), None)
+        asked = ModelOptions(model=options.model, device=options.device, size_px=options.size_px)
+        opened = open_predictor(asked, messages(self.progress), recorded)
+        name, sha256 = opened.model.name, opened.model.sha256
+        if opened.predictor.card.ambiguity is not Ambiguity.NONE and not self.scale.takes_all:
+            raise DatoolError(f"{name} predicts disparity without scale and zero: no shape.", WAYS)
         for row in self.rows.values():
-            if row.model_sha256 not in ("", loaded.sha256) and not options.overwrite:
+            if row.model_sha256 not in ("", sha256) and not options.overwrite:
                 raise DatoolError(f"{options.out} holds clouds of another model, {row.model}.", MIXING)
-        return loaded
+        return opened
 
     def _shot(
         self, view: View, row: CloudRow, image: np.ndarray | None, depth: DepthMap, found: tuple[Camera, str]
