@@ -268,7 +268,8 @@ RECIPES: dict[str, Recipe] = {
         target="depth",
         schedule="poly",
         power=0.9,
-        head_bias=0.0,
+        # 80 m x sigmoid(-3) = 3.8 m. From 40 m, a bias of 0, 300 steps pass before there is as much shape as in 60.
+        head_bias=-3.0,
     ),
     # The model that ships, trained on two CPU cores.
     "tiny": Recipe(
