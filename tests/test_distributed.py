@@ -32,9 +32,11 @@ def alike(one, two, rel=1e-6):
     return all(a == pytest.approx(b, rel=rel) for a, b in zip(figures(one), figures(two), strict=True))
 
 
-def test_two_ranks_are_one_rank(tmp_path):
-    train(NANO, options(tmp_path / "one"))
-    assert run_ranks(2, train_quietly, NANO, options(tmp_path / "two")) == [0, 0]
+@pytest.mark.parametrize("changes", [{}, {"model": "nano-conv", "scene_px": (64, 96), "sizes": ((0.0, 64, 96),)}])
+def test_two_ranks_are_one_rank(changes, tmp_path):
+    recipe = replace(NANO, **changes)
+    train(recipe, options(tmp_path / "one"))
+    assert run_ranks(2, train_quietly, recipe, options(tmp_path / "two")) == [0, 0]
     assert alike(tmp_path / "one", tmp_path / "two")
 
 
@@ -47,7 +49,6 @@ def test_two_ranks_in_parts_are_one_rank(tmp_path):
 @pytest.mark.parametrize("name, pseudo_batch", [("nano-student-v1", 2), ("nano-student-v2", 4)])
 def test_two_ranks_of_a_student_are_one_rank(name, pseudo_batch, tmp_path):
     """Boxes of pictures that another rank has, the dropped tenth and alignment included."""
-    pytest.importorskip("torchdata")
     pytest.importorskip("kornia")
     own = noisy_photos(tmp_path)
     train(replace(NANO, steps=1), options(tmp_path / "teacher"))

@@ -244,7 +244,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
             _draw_plan(plan(chosen, options), as_json)
             return
         with Bar(quiet) as bar:
-            summary = train(chosen, options, _teller(bar, quiet))
+            summary = train(chosen, options, _progress(bar, quiet))
         if summary.rank == 0:
             _draw(summary, as_json, quiet)
 
@@ -293,11 +293,11 @@ def _changed(
     return recipe
 
 
-def _teller(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
+def _progress(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
     """Return what draws the lines of a run's log."""
     steps = 0
 
-    def tell(line: Mapping[str, Any]) -> None:
+    def draw(line: Mapping[str, Any]) -> None:
         nonlocal steps
         if "steps" in line:
             steps = line["steps"]
@@ -308,7 +308,7 @@ def _teller(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
         else:
             bar.step(line, steps)
 
-    return tell
+    return draw
 
 
 def _told(line: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from datool.data.sample import Batch
 from datool.depth import DepthMap
 from datool.errors import DatoolError
 from datool.models.depth_anything import DepthAnything
+from datool.models.specs import BEST, LAST
 from datool.models.weights import save
 from datool.training.checkpoint import Checkpoints, written
 from datool.training.recipe import Recipe
@@ -34,7 +35,7 @@ FIXED = (
 )
 # A loss this many times the median of the last RECENT ones is a spike, once there are MIN_RECENT of them.
 SPIKE, RECENT, MIN_RECENT = 5.0, 100, 20
-BEST, LAST, CHECKPOINTS = "best.safetensors", "last.safetensors", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 Validate = Callable[[DepthAnything], Scores]
 
