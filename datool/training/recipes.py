@@ -106,8 +106,9 @@ _TEACHER_V2 = replace(
     steps=160_000,
     optimizer="adam",
     weight_decay=0.0,
-    # Not as the text has it (see `_v2_text`): V1's form with MiDaS's weight, which is the authors' own released loss
-    # (Video Depth Anything, loss/loss.py) but for its trimming.
+    # Not as the text has it (see `_v2_text`), with which 3 of 4 small runs learned nothing: V1's form with MiDaS's
+    # weight, which is the authors' own released loss (Video Depth Anything, loss/loss.py) but for its trimming.
+    # `datool.training.objectives.Relative` has the figures.
     ssi="median",
     gradient_weight=0.5,
     # So that Giant fits.
