@@ -88,7 +88,7 @@ class Recipe:
         compile: with `torch.compile`.
         shard: spread the model over ranks (FSDP2) instead of copying it (DDP).
         collapse_steps: steps after the warm-up that predictions may stay without correlation with their targets (a mean
-            of 0.1 or less in each quarter of them); then the run stops. It is warned of after half of them.
+            of 0.15 or less in each quarter of them); then the run stops. It is warned of after half of them.
         allow_collapse: only warn.
 
         num_validation: held-out rendered scenes to score; 0 = none.
