@@ -61,9 +61,9 @@ class Relative:
         median x 0.5                .295 / .321      .324 / .361          .301 / .322
 
     At their last steps predictions of the first two correlated with their targets by -0.02 to 0.10, on labels by 0.34
-    and 0.97; those of the others by 0.47 to 0.99. With another seed the text's loss ended at 0.02 (.392 / .408) on labels
-    and 0.01 (.394 / .408) from a random encoder, median x 0.5 at 0.98 (.302 / .326) and 0.51. Of the median forms, which
-    learn alike, this is the authors' weight.
+    and 0.97; those of the others by 0.47 to 0.99. With another seed the text's loss ended at 0.02 (.392 / .408) on
+    labels and 0.01 (.394 / .408) from a random encoder, median x 0.5 at 0.98 (.302 / .326) and 0.51. Of the median
+    forms, which learn alike, this is the authors' weight.
 
     Args:
         ssi: key of `SSI`.

@@ -106,7 +106,7 @@ _TEACHER_V2 = replace(
     steps=160_000,
     optimizer="adam",
     weight_decay=0.0,
-    # Not as the text has it (see `_v2_text`), with which 4 of 5 small runs learned nothing: V1's form with MiDaS's
+    # Not as the text has it (see `_v2_text`), with which 5 of 6 small runs learned nothing: V1's form with MiDaS's
     # weight, which is the authors' own released loss (Video Depth Anything, loss/loss.py) but for its trimming.
     # `datool.training.objectives.Relative` has the figures.
     ssi="median",
