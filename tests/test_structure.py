@@ -322,7 +322,7 @@ OPTIONS = {
         "--quiet/-q"
     ),
     "data synth": (
-        "--out/-o --num --size --seed --format --image --depth --family --rows-per-shard --device --workers --json "
+        "--out/-o --num --size --seed --format --image --depth --family --textures --rows-per-shard --device --workers --json "
         "--quiet/-q"
     ),
     "data filter": (
