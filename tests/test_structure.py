@@ -322,8 +322,8 @@ OPTIONS = {
         "--quiet/-q"
     ),
     "data synth": (
-        "--out/-o --num --size --seed --format --image --depth --family --textures --rows-per-shard --device --workers --json "
-        "--quiet/-q"
+        "--out/-o --num --size --seed --format --image --depth --family --textures --rows-per-shard --device --workers "
+        "--json --quiet/-q"
     ),
     "data filter": (
         "sources --out/-o --rejected --root --min-side --max-aspect --max-blur --max-border --max-text --min-contrast "
