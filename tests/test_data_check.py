@@ -19,8 +19,9 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.files import write_map
 from datool.jobs.data.agreement import agreement
-from datool.jobs.data.check import CheckOptions, CheckProgress, SetReport, check
+from datool.jobs.data.check import CheckOptions, SetReport, check
 from datool.jobs.data.checkup import FACTS, FAULTS
+from datool.progress import Progress
 from datool.render import Look, render
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real"
@@ -220,7 +221,7 @@ def test_the_sheet_shows_the_findings(planted):
 
 
 def test_a_set_without_faults_is_called_right(tmp_path):
-    seen: list[CheckProgress] = []
+    seen: list[Progress] = []
     rows = clean(tmp_path / "set")
     (tmp_path / "set" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = check(CheckOptions(sources=[str(tmp_path / "set")], num_workers=1), seen.append)[0]

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,7 +21,10 @@ from datool.data.shards import DEPTH, IMAGE_ENDINGS, JSON, Members, ShardWriter,
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files import MAP_FORMATS, held, write_bytes
-from datool.jobs.data.parallel import batches, in_order
+from datool.parallel import batches, map_processes
+from datool.progress import Progress
+
+Result = TypeVar("Result")
 
 if TYPE_CHECKING:
     from datool.render import Photos
@@ -68,16 +72,6 @@ class SynthOptions:
 
 
 @dataclass(frozen=True)
-class SynthProgress:
-    """How many pictures of this run are finished."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class SynthSummary:
     """What a set is, and what a run did for it.
 
@@ -95,7 +89,7 @@ class SynthSummary:
     images_per_s: float
 
 
-def synth(options: SynthOptions, progress: Callable[[SynthProgress], None] = lambda _: None) -> SynthSummary:
+def synth(options: SynthOptions, progress: Callable[[Progress], None] = lambda _: None) -> SynthSummary:
     """Render a set; killed and run again, it goes on and comes to the same bytes.
 
     Args:
@@ -132,13 +126,11 @@ def _settings(options: SynthOptions) -> dict[str, object]:
     return {**meta, "device": torch.device(options.device).type, "datool": __version__, "torch": torch.__version__}
 
 
-def _write_shards(
-    options: SynthOptions, settings: dict[str, object], progress: Callable[[SynthProgress], None]
-) -> SynthProgress:
+def _write_shards(options: SynthOptions, settings: dict[str, object], progress: Callable[[Progress], None]) -> Progress:
     with ShardWriter(options.out, settings, options.rows_per_shard) as writer:
         runs = list(enumerate(batches(range(options.num), options.rows_per_shard)))
         left = [(number, run) for number, run in runs if not writer.is_finished(number, _identity(run))]
-        state = SynthProgress(sum(len(run) for _, run in left))
+        state = Progress(sum(len(run) for _, run in left))
         progress(state)
         made = _made(options, [number for _, run in left for number in run])
 
@@ -155,17 +147,14 @@ def _write_shards(
     return state
 
 
-def _write_files(
-    options: SynthOptions, settings: dict[str, object], progress: Callable[[SynthProgress], None]
-) -> SynthProgress:
+def _write_files(options: SynthOptions, settings: dict[str, object], progress: Callable[[Progress], None]) -> Progress:
     out = options.out
     with held(out):
         _claim(out, settings)
         todo = [number for number in range(options.num) if not all(path.exists() for path in _paths(options, number))]
-        state = SynthProgress(len(todo))
+        state = Progress(len(todo))
         progress(state)
-        runs = batches(todo, _batch(options))
-        for done in in_order(partial(_render_to_files, options), runs, _workers(options)):
+        for done in _mapped(options, _render_to_files, todo):
             state = replace(state, done=state.done + done)
             progress(state)
         rows = (_row(options, number) for number in range(options.num))
@@ -191,10 +180,20 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
 
 
 def _made(options: SynthOptions, numbers: Sequence[int]) -> Iterator[Members]:
-    """Yield the members of each picture, in order."""
-    runs = batches(numbers, _batch(options))
-    for members in in_order(partial(_render, options), runs, _workers(options)):
-        yield from members
+    """Return the members of each picture, in order."""
+    return chain.from_iterable(_mapped(options, _render, numbers))
+
+
+def _mapped(
+    options: SynthOptions, function: Callable[[SynthOptions, Sequence[int]], Result], numbers: Sequence[int]
+) -> Iterator[Result]:
+    return map_processes(
+        partial(function, options),
+        batches(numbers, _batch(options)),
+        _workers(options),
+        name=lambda run: f"picture {run[0]}",
+        parts=lambda run: [[number] for number in run],
+    )
 
 
 def _render_to_files(options: SynthOptions, numbers: Sequence[int]) -> int:
