@@ -305,6 +305,7 @@ def test_alignments(seed):
     wanted = {
         "least-squares": blind.least_squares(pred, truth),
         "least-squares-or-zero": blind.midas_closed_form(pred, truth),
+        "least-squares-positive": blind.least_squares(pred, truth),
         "scale": (blind.scale_least_squares(pred, truth), 0.0),
         "median": (blind.scale_median(pred, truth), 0.0),
         "l1": blind.affine_weighted_l1(pred, truth, 1 / truth),
@@ -316,6 +317,9 @@ def test_alignments(seed):
     for name, pair in wanted.items():
         got = ALIGNMENTS[name].fit(pred, truth)
         assert agree(got[0], pair[0]) and agree(got[1], pair[1]), (name, got, pair)
+    # Where the best scale is negative, the best one that is not is 0.
+    scale, shift = ALIGNMENTS["least-squares-positive"].fit(-pred, truth)
+    assert scale == 0 and agree(shift, truth.mean())
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -417,10 +417,11 @@ def test_the_command_tells_of_pairs_scenes_and_what_was_published(tmp_path):
         assert text in found.stdout, text
 
 
-def test_the_command_refuses_what_it_cannot_do(data):
+def test_the_command_refuses_what_it_cannot_do(data, monkeypatch):
     manifest, maps, _ = data
+    monkeypatch.chdir(maps.parent)
     for arguments, code, words in (
-        (["--bench", "da2k", "--predictions", maps], 1, "DA-2K/annotations.json"),
+        (["--bench", "da2k", "--predictions", maps, "--offline"], 1, "DA-2K/annotations.json"),
         (["--manifest", manifest, "--predictions", maps, "--set", "far"], 2, "expected KEY=VALUE"),
         (["--manifest", manifest, "--predictions", maps, "--quantity", "dept"], 1, "Did you mean 'depth'"),
     ):

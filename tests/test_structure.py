@@ -50,7 +50,7 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "tqdm": {"cli"},
-    "timm": {"models.encoders"},
+    "timm": {"models.encoders", "models.convolutions", "models.backbone"},
     "open3d": {"geometry"},
     "trimesh": {"geometry.mesh"},
     "laspy": {"geometry.formats"},
@@ -297,7 +297,7 @@ OPTIONS = {
     **dict.fromkeys(
         ("train-teacher", "train-student", "train-metric"),
         "--out/-o --recipe --data --labelled --validation --root --sky --model --init --init-head --steps --batch-size "
-        "--size --precision --set --resume --dry-run --device --workers --json --quiet/-q",
+        "--size --precision --set --allow-collapse --resume --dry-run --device --workers --json --quiet/-q",
     ),
     "eval": (
         "names --bench --root --model --predictions --compare --manifest --protocol --set --quantity --ambiguity "
@@ -322,8 +322,8 @@ OPTIONS = {
         "--quiet/-q"
     ),
     "data synth": (
-        "--out/-o --num --size --seed --format --image --depth --family --rows-per-shard --device --workers --json "
-        "--quiet/-q"
+        "--out/-o --num --size --seed --format --image --depth --family --textures --rows-per-shard --device --workers "
+        "--json --quiet/-q"
     ),
     "data filter": (
         "sources --out/-o --rejected --root --min-side --max-aspect --max-blur --max-border --max-text --min-contrast "

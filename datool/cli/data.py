@@ -192,7 +192,16 @@ def synth(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="indoor, outdoor or table-top. Default: a mixture.",
+            help="indoor, outdoor, table-top, close-up, sky or aerial. Default: a mixture.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
+    ] = None,
+    textures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Photos to lay on surfaces, 256 of them drawn by the seed. They show in the pictures.",
             show_default=False,
             rich_help_panel=IN_OUT,
         ),
@@ -223,6 +232,7 @@ def synth(
         image=image,
         depth=depth,
         family=family,
+        textures=textures,
         rows_per_shard=rows_per_shard,
         device=device,
         num_workers=workers,

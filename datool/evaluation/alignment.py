@@ -49,6 +49,17 @@ def fit_scale_and_shift(pred: np.ndarray, truth: np.ndarray, weights: np.ndarray
     return scale, truth_mean - scale * pred_mean
 
 
+def fit_positive(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return the least-squares scale and shift with a scale of at least 0: for a prediction with near and far exchanged
+    that is 0 and the mean of truth, so that it scores as a constant map.
+
+    Raises:
+        DatoolError: fewer than 10 pixels.
+    """
+    scale, shift = fit_scale_and_shift(pred, truth)
+    return (scale, shift) if scale > 0 else (0.0, _mean(truth, None))
+
+
 def fit_or_zero(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Return the least-squares scale and shift, or 0 and 0 for a constant prediction.
 
@@ -224,6 +235,9 @@ class Alignment:
 ALIGNMENTS: dict[str, Alignment] = {
     "least-squares": Alignment(fit_scale_and_shift, Ambiguity.SCALE_AND_SHIFT, "least squares, scale and shift"),
     "least-squares-or-zero": Alignment(fit_or_zero, Ambiguity.SCALE_AND_SHIFT, "the same; 0 for a constant map"),
+    "least-squares-positive": Alignment(
+        fit_positive, Ambiguity.SCALE_AND_SHIFT, "least squares, scale at least 0, and shift"
+    ),
     "scale": Alignment(fit_scale, Ambiguity.SCALE, "least squares, scale alone"),
     "median": Alignment(fit_medians, Ambiguity.SCALE, "ratio of medians"),
     "l1": Alignment(fit_l1, Ambiguity.SCALE_AND_SHIFT, "least relative error, scale and shift"),

@@ -146,11 +146,11 @@ def export(options: ExportOptions, progress: Callable[[str], None] = lambda _: N
 
 
 def _export_encoder(options: ExportOptions, started: float) -> ExportSummary:
-    from datool.models.backbone import FILES, write_backbone
+    from datool.models.backbone import backbone_files, write_backbone
     from datool.models.weights import load
 
     loaded = load(options.model)
-    files = tuple(options.out / name for name in FILES)
+    files = tuple(options.out / name for name in backbone_files(loaded.model.encoder))
     _check_free(files, options.overwrite)
     write_backbone(loaded.model.encoder, options.out)
     return ExportSummary(

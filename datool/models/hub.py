@@ -294,6 +294,7 @@ UNPUBLISHED = {
     "tiny-teacher": "to be trained by the recipe of that name",
     "tiny-student": "to be trained by the recipe of that name",
     "nano": "for tests, never trained",
+    "nano-conv": "for tests, never trained",
     "nano-metric": "for tests, never trained",
 }
 

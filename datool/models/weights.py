@@ -199,7 +199,12 @@ def load_encoder(path: Path, encoder: Encoder) -> None:
     state, _ = read_state(path)
     if isinstance(encoder, PyramidEncoder):
         stages = [len(stage) for stage in getattr(encoder.net, "blocks", ())]
-        ours = {f"net.{key}": tensor for key, tensor in pyramid_names(state, stages).items()}
+        # Where timm takes maps out of a plain list of modules, it writes some dots of their names as underscores.
+        flat = {key.replace(".", "_"): key for key in encoder.net.state_dict()}
+        ours = {
+            f"net.{flat.get(key.replace('.', '_'), key)}": tensor
+            for key, tensor in pyramid_names(state, stages).items()
+        }
         _check(encoder, ours, [], str(path), encoder.spec.timm_name)
         encoder.load_state_dict(ours)
         return

@@ -7,10 +7,10 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -26,11 +26,14 @@ from datool.progress import Progress
 
 Result = TypeVar("Result")
 
+if TYPE_CHECKING:
+    from datool.render import Photos
+
 FORMATS = ("manifest", "shards")
 # What decided the files of a folder, so that another run does not mix its own in.
 SETTINGS = "synth.json"
 # Pictures that a worker renders at once.
-BATCH_CPU, BATCH_GPU = 8, 256
+BATCH_CPU, BATCH_GPU = 32, 256
 FOLDER = 1000
 
 
@@ -47,6 +50,7 @@ class SynthOptions:
         image: ``png`` (exact) or ``jpeg``.
         depth: a name of `datool.files.MAP_FORMATS` that says what it holds: png16, exr, npz, tiff.
         family: of scenes; None = a mixture.
+        textures: folder of photos laid on surfaces, 256 of them drawn by the seed; None = none.
         rows_per_shard: of ``shards``.
         device: of torch; on a GPU one process renders.
         num_workers: processes; 0 = one a CPU core. They change no byte.
@@ -61,6 +65,7 @@ class SynthOptions:
     image: str = "jpeg"
     depth: str = "png16"
     family: str | None = None
+    textures: Path | None = None
     rows_per_shard: int = 1000
     device: str = "cpu"
     num_workers: int = 0
@@ -110,8 +115,13 @@ def _settings(options: SynthOptions) -> dict[str, object]:
     """Return all that decides bytes."""
     import torch
 
+    from datool.models.hub import sha256_of
+    from datool.render import photos
+
     names = ("num", "height_px", "width_px", "seed", "format", "image", "depth", "family")
     meta = {name: getattr(options, name) for name in names}
+    if options.textures is not None:
+        meta["textures"] = sha256_of(*photos.choose(options.textures, seed=options.seed))
     # Draws are equal everywhere, pixels to rounding only.
     return {**meta, "device": torch.device(options.device).type, "datool": __version__, "torch": torch.__version__}
 
@@ -194,6 +204,14 @@ def _render_to_files(options: SynthOptions, numbers: Sequence[int]) -> int:
     return len(numbers)
 
 
+@lru_cache(maxsize=1)
+def _photos(folder: Path | None, seed: int, device: str) -> Photos | None:
+    """Return the textures, read once by each process."""
+    from datool.render import Photos
+
+    return None if folder is None else Photos.load(folder, device, seed=seed)
+
+
 def _render(options: SynthOptions, numbers: Sequence[int]) -> list[Members]:
     import torch
 
@@ -202,7 +220,13 @@ def _render(options: SynthOptions, numbers: Sequence[int]) -> list[Members]:
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # the others have the other cores
     made = render(
-        options.seed, numbers, options.height_px, options.width_px, device=options.device, family=options.family
+        options.seed,
+        numbers,
+        options.height_px,
+        options.width_px,
+        device=options.device,
+        family=options.family,
+        photos=_photos(options.textures, options.seed, options.device),
     )
     images = made.image_b3hw.permute(0, 2, 3, 1).cpu().numpy()
     depths, cameras = made.depth_bhw.cpu().numpy(), made.camera_b4.cpu().numpy().astype(np.float64).tolist()
