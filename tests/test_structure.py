@@ -48,7 +48,7 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "tqdm": {"cli"},
-    "timm": {"models.encoders"},
+    "timm": {"models.encoders", "models.convolutions"},
     "open3d": {"geometry"},
     "trimesh": {"geometry.mesh"},
     "laspy": {"geometry.formats"},
