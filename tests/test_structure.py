@@ -50,7 +50,7 @@ OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "tqdm": {"cli"},
-    "timm": {"models.encoders", "models.convolutions", "models.backbone"},
+    "timm": {"models.encoders", "models.convolutions"},
     "open3d": {"geometry"},
     "trimesh": {"geometry.mesh"},
     "laspy": {"geometry.formats"},

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from datool import __version__
 from datool.errors import DatoolError
 from datool.files import write_bytes
-from datool.models.encoders import Encoder, EncoderSpec, PyramidEncoder, ViTEncoder
+from datool.models.encoders import Encoder, EncoderSpec, PyramidEncoder, ViTEncoder, timm_card
 
 FILES = (
     "timm/model.safetensors",
@@ -66,10 +65,10 @@ def write_backbone(encoder: Encoder, folder: Path) -> None:
 
     spec = encoder.spec
     if isinstance(encoder, PyramidEncoder):
-        write_bytes(folder / FILES[0], to_bytes(_timm_names(encoder), metadata={"format": "pt"}))
+        write_bytes(folder / FILES[0], to_bytes(_plain(encoder.timm_state()), metadata={"format": "pt"}))
         write_bytes(folder / FILES[1], _json(_pyramid_config(spec)))
         return
-    state = _plain(encoder.vit)
+    state = _plain(encoder.vit.state_dict())
     if spec.stem or not spec.dinov2_rule or "patch_embed.proj.weight" not in state:
         raise DatoolError(
             f"the encoder {spec.timm_name} is no DINOv2: it cannot be written as one.",
@@ -86,28 +85,16 @@ def write_backbone(encoder: Encoder, folder: Path) -> None:
         write_bytes(folder / name, content)
 
 
-def _plain(net: nn.Module) -> dict[str, Tensor]:
-    return {key: tensor.detach().float().cpu().contiguous() for key, tensor in net.state_dict().items()}
-
-
-def _timm_names(encoder: PyramidEncoder) -> dict[str, Tensor]:
-    """Return the tensors as timm's whole network names them: of some it takes maps out of a list of renamed modules."""
-    with torch.device("meta"):
-        whole = timm.create_model(encoder.spec.timm_name, num_classes=0).state_dict()
-    dotted = {key.replace(".", "_"): key for key in whole}
-    return {dotted[key.replace(".", "_")]: tensor for key, tensor in _plain(encoder.net).items()}
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().float().cpu().contiguous() for key, tensor in state.items()}
 
 
 def _pyramid_config(spec: EncoderSpec) -> dict[str, Any]:
-    config = timm.get_pretrained_cfg(spec.timm_name)
-    assert config is not None, "timm built it"
-    known = config.to_dict()
-    kept = {key: known[key] for key in ("input_size", "interpolation", "crop_pct", "first_conv", "classifier")}
     return {
         "architecture": spec.timm_name,
         "num_classes": 0,
         "num_features": spec.width,
-        "pretrained_cfg": {**kept, "mean": list(spec.mean), "std": list(spec.std), "num_classes": 0},
+        "pretrained_cfg": {**timm_card(spec), "mean": list(spec.mean), "std": list(spec.std), "num_classes": 0},
     }
 
 

@@ -214,6 +214,13 @@ class PyramidEncoder(nn.Module):
         maps = self.net(image_b3hw)
         return [maps[tap] for tap in taps]
 
+    def timm_state(self) -> dict[str, Tensor]:
+        """Return the tensors as timm's whole network names them; where maps come out of a list, some dots differ."""
+        with torch.device("meta"):
+            whole = timm.create_model(self.spec.timm_name, num_classes=0).state_dict()
+        dotted = {key.replace(".", "_"): key for key in whole}
+        return {dotted[key.replace(".", "_")]: tensor for key, tensor in self.net.state_dict().items()}
+
 
 def _without_counts(module: nn.Module, keys: Any) -> None:
     """Take back the counts of batches that PyTorch's batch norms add to a state dict that lacks them."""
@@ -221,6 +228,12 @@ def _without_counts(module: nn.Module, keys: Any) -> None:
 
 
 Encoder = ViTEncoder | PyramidEncoder
+
+
+def timm_card(spec: EncoderSpec) -> dict[str, Any]:
+    """Return what timm itself says of a network that its own files say too."""
+    known: Any = timm.get_pretrained_cfg(spec.timm_name)
+    return {key: getattr(known, key) for key in ("input_size", "interpolation", "crop_pct", "first_conv", "classifier")}
 
 
 def encoder_spec(name: str) -> EncoderSpec:
