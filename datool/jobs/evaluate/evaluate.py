@@ -19,7 +19,7 @@ from datool.data.sample import Sample
 from datool.data.sources.base import Row
 from datool.data.sources.da2k import read_pairs
 from datool.data.sources.table import FETCHED, SOURCES, find_root
-from datool.depth import Ambiguity, DepthMap, Quantity
+from datool.depth import DepthMap
 from datool.errors import DatoolError, lookup
 from datool.estimators.saved import SavedMaps
 from datool.evaluation.benchmarks import BENCHMARKS, Benchmark, protocol_for
@@ -40,6 +40,7 @@ from datool.evaluation.results import (
     to_csv,
 )
 from datool.files import write_bytes
+from datool.files.stored_map import UNSAID, MapMeaning
 from datool.jobs.evaluate import scoring
 from datool.jobs.evaluate.predictors import AUTO, NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
@@ -68,7 +69,7 @@ class EvalOptions:
         model: as of `datool.jobs.evaluate.predictors.named_predictor`; empty = ``auto``, if there are no predictions.
         predictions: in place of ``model``: a folder of saved maps, or a pattern, as of `SavedMaps`.
         compare: in place of both, for `compare`: several models or folders of maps.
-        quantity, ambiguity, divisor: of maps and rivals that do not say; None = they must.
+        meaning: of maps and rivals that do not say it themselves.
         roots: folder of a data set by its name.
         protocol: a name of `PROTOCOLS`; empty = the benchmark's own.
         overrides: fields of the protocol as texts.
@@ -87,9 +88,7 @@ class EvalOptions:
     model: str = ""
     predictions: str | Path | None = None
     compare: Sequence[str] = ()
-    quantity: Quantity | None = None
-    ambiguity: Ambiguity | None = None
-    divisor: float | None = None
+    meaning: MapMeaning = UNSAID
     roots: Mapping[str, Path] = field(default_factory=dict)
     protocol: str = ""
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -108,9 +107,7 @@ class EvalOptions:
     def settings(self) -> Settings:
         """Return how models and maps are had."""
         return Settings(
-            self.quantity,
-            self.ambiguity,
-            self.divisor,
+            self.meaning,
             self.size_px,
             self.precision,
             self.device,
@@ -355,6 +352,7 @@ class _Run:
         earlier: Mapping[Key, ImageRow],
     ) -> None:
         self.bench, self.row, self.root, self.protocol, self.one = bench, row, root, protocol, one
+        self.maps: SavedMaps | None = None
         self.options, self.progress = options, progress
         split = protocol.split or SOURCES[row.source].splits[0]
         samples = list(SOURCES[row.source].index(root, split))
@@ -362,6 +360,8 @@ class _Run:
         twice = [id for id, count in counts.items() if count > 1]
         if twice:
             raise DatoolError(f"{root} names {len(twice)} samples twice, such as '{twice[0]}'.", "Make ids unique.")
+        if one.maps is not None:
+            self.maps = one.maps.among(counts)
         part, of = options.shard
         self.samples = samples[part::of]
         if not self.samples:
@@ -380,7 +380,7 @@ class _Run:
         self.progress(self.counts)
         if self.options.csv is not None and todo and not self.options.csv.exists():
             write_bytes(self.options.csv, to_csv([], header=True).encode())
-        found = self._saved(todo, self.one.maps) if self.one.maps is not None else self._predicted(todo)
+        found = self._saved(todo) if self.maps is not None else self._predicted(todo)
         for row in found:
             self.rows[row.id] = row
             if self.options.csv is not None:
@@ -394,11 +394,11 @@ class _Run:
         place = self.row.group
         group = parts[place] if place is not None and -len(parts) <= place < len(parts) else ""
         blank = ImageRow(self.bench, sample.id, group=group, protocol=self.protocol.sha256, predictor=self.one.identity)
-        found = self.one.maps.find(sample.id, sample.image) if self.one.maps is not None else None
+        found = self.maps.find(sample.id, sample.image) if self.maps is not None else None
         by_depth = self.options.html is not None
         return Task(blank, self.row.source, sample, self.protocol, found, self.pairs.get(sample.id, ()), by_depth)
 
-    def _saved(self, todo: Iterable[Row], maps: SavedMaps) -> Iterator[ImageRow]:
+    def _saved(self, todo: Iterable[Row]) -> Iterator[ImageRow]:
         """Yield rows in order; each process holds one image."""
         tasks = map(self._task, todo)
         workers = self.options.workers or _num_cores()

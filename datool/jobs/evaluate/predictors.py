@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
+from datool.files.stored_map import UNSAID, MapMeaning
 
 if TYPE_CHECKING:
     from datool.jobs.evaluate.speed import Streams
@@ -39,13 +39,11 @@ class Settings:
     """How predictors are had.
 
     Args:
-        quantity, ambiguity, divisor: of maps and rivals that do not say.
+        meaning: of maps and rivals that do not say it themselves.
         size_px, precision, device, batch_size: of models, as of `Predictor`; rivals take device and precision alone.
     """
 
-    quantity: Quantity | None = None
-    ambiguity: Ambiguity | None = None
-    divisor: float | None = None
+    meaning: MapMeaning = UNSAID
     size_px: int | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -65,7 +63,7 @@ def saved(place: str | Path, settings: Settings) -> NamedPredictor:
     Raises:
         DatoolError: no such folder, or its manifest is broken.
     """
-    maps = SavedMaps(place, settings.quantity, settings.ambiguity, settings.divisor)
+    maps = SavedMaps(place, settings.meaning)
     return NamedPredictor(str(place), str(place), maps=maps)
 
 
@@ -90,7 +88,8 @@ def named_predictor(spec: str, settings: Settings, progress: Callable[[str], Non
     if spec.startswith(PREFIX):
         return NamedPredictor(spec, spec, estimator=Prior(spec.removeprefix(PREFIX)))
     if is_rival(spec):
-        asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
+        meaning = settings.meaning
+        asked = Asked(settings.device, settings.precision, meaning.quantity, meaning.ambiguity)
         rival = load_rival(spec, asked)
         return NamedPredictor(spec, rival.identity, estimator=rival)
     from datool.estimators.load import choose, open_model
