@@ -189,8 +189,8 @@ Invalid = Annotated[
     typer.Option(
         "--invalid",
         metavar="LIST",
-        help="Stored numbers that mean unknown, comma-separated, or none. Default: 0 in whole numbers, and in depth with "
-        "--divisor.",
+        help="Stored numbers that mean unknown, comma-separated, or none. Default: 0 in whole numbers, and in "
+        "depth with --divisor.",
         show_default=False,
         rich_help_panel=MAPS,
     ),
@@ -199,7 +199,7 @@ AsPhoto = Annotated[
     bool,
     typer.Option(
         "--as-photo",
-        help="Take 16-bit grey PNG and TIFF files for photos. Without it they are refused: depth cameras write such maps.",
+        help="Take 16-bit grey PNG and TIFF files for photos. Otherwise they are refused as depth maps.",
         rich_help_panel=ADVANCED,
     ),
 ]

@@ -105,7 +105,8 @@ class SavedMaps:
         row = self._rows.get(os.path.abspath(image))
         if row is not None:
             path = self._written(row)
-            says = {"quantity": row.quantity or "", "ambiguity": row.ambiguity or ""}
+            said = {"quantity": row.quantity, "ambiguity": row.ambiguity}
+            says = {name: value for name, value in said.items() if value is not None}
             return None if path is None else SavedMap(path, self.meaning, says)
         stem = _stem(id)
         by_id, by_name = self._ids.get(str(stem), []), self._names.get(stem.name, [])
