@@ -14,7 +14,7 @@ from datool.models.encoders import build_encoder
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="PyTorch without oneDNN")
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny"])
+@pytest.mark.parametrize("name", ["nano", "nano-conv", "tiny"])
 @torch.inference_mode()
 def test_packed_gives_the_same_map(name):
     torch.manual_seed(0)
@@ -29,7 +29,7 @@ def test_packed_gives_the_same_map(name):
     assert (after - before).norm() < 1e-6 * before.norm()
 
 
-@pytest.mark.parametrize("name", ["nano", "tiny", "depth-anything-v2-small"])
+@pytest.mark.parametrize("name", ["nano", "nano-conv", "tiny", "depth-anything-v2-small"])
 @torch.inference_mode()
 def test_bf16_is_nearer_than_autocast(name):
     """Where every block counts: what is added up stays float32, and the last layers compute in it."""

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from random_models import alive
+from random_models import alive, spread
 
 import datool
 from datool.data.manifest import read_manifest
@@ -85,6 +85,44 @@ def test_a_file_gives_the_models_maps_at_every_size(exported, loaded, photos, fo
         assert error_of(one.values, other.values) <= 1e-4
         assert (one.quantity, one.ambiguity) == (other.quantity, other.ambiguity)
         assert Predictor(engine).predict(photo).shape == photo.shape[:2]
+
+
+@pytest.fixture(scope="module")
+def convolutional(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "conv.safetensors"
+    save(path, spread(alive("nano-conv")), "nano-conv")
+    model = load(path)
+    return model, to_program(model.model)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_convolutional_models_file_gives_its_maps_at_every_size(tmp_path, convolutional, photos, format):
+    for library in LIBRARIES[format]:
+        pytest.importorskip(library)
+    model, program = convolutional
+    path = tmp_path / f"conv{FORMATS[format].suffix}"
+    FORMATS[format].write(program, path, json.dumps(metadata(model, format, "fp32", 20)), "fp32", 20, ())
+    near = Predictor(runtimes.engine(runtimes.read(path)), at_network_size=True, batch_size=2)
+    for one, other in zip(near.predict(photos), exact(model).predict(photos), strict=True):
+        assert one.values.std() > 0.3 and error_of(one.values, other.values) <= 1e-4
+
+
+def test_int8_of_a_convolutional_model_keeps_floats_whole(tmp_path, convolutional, photos):
+    pytest.importorskip("nncf")
+    pytest.importorskip("openvino")
+    model, program = convolutional
+    sharp = exact(model)
+    inputs = [np.ascontiguousarray(sharp.prepare(photo).transpose(2, 0, 1)[None]) for photo in photos]
+    sizes = {}
+    for precision in ("fp32", "int8"):
+        path, entry = tmp_path / f"{precision}.xml", metadata(model, "openvino", precision, None)
+        FORMATS["openvino"].write(program, path, json.dumps(entry), precision, 20, inputs)
+        sizes[precision] = path.with_suffix(".bin").stat().st_size
+    file = runtimes.read(path)
+    assert (file.precision, file.floats) == ("int8", "fp32") and sizes["int8"] < sizes["fp32"] / 2
+    maps = Predictor(runtimes.engine(file), at_network_size=True).predict(photos)
+    truth = [depth.values for depth in sharp.predict(photos)]
+    assert 0 < max(error_of(depth.values, one) for depth, one in zip(maps, truth, strict=True)) <= 0.2
 
 
 def test_bf16_and_int8_are_near(exported, loaded, photos):

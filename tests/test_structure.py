@@ -37,18 +37,20 @@ LEVELS = {
     "calibration": 1,
     "colour": 0,
     "depth": 0,
+    "parallel": 0,
+    "progress": 0,
     "settings": 0,
     "errors": 0,
 }
 # Inside the lowest packages the order is this one, each may import what stands after it.
-FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "settings", "errors"]
+FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "parallel", "progress", "settings", "errors"]
 
 # library -> the modules that may import it
 OWNERS = {
     "typer": {"cli"},
     "rich": {"cli"},
     "tqdm": {"cli"},
-    "timm": {"models.encoders"},
+    "timm": {"models.encoders", "models.convolutions", "models.backbone"},
     "open3d": {"geometry"},
     "trimesh": {"geometry.mesh"},
     "laspy": {"geometry.formats"},
@@ -71,7 +73,6 @@ OWNERS = {
     "torch.distributed": {"training.distributed"},
     "torch.utils.tensorboard": {"training.run_log"},
     "kornia": {"data.batches.augment"},
-    "torchdata": {"data.batches.sampler"},
 }
 # Optional, or slow and rarely needed: never at the top of a module.
 ONLY_INSIDE_FUNCTIONS = {
@@ -92,7 +93,6 @@ ONLY_INSIDE_FUNCTIONS = {
     "transformers",
     "tqdm",
     "kornia",
-    "torchdata",
 }
 
 
@@ -277,8 +277,8 @@ def test_the_package_and_its_types_load_without_torch():
 OPTIONS = {
     "predict": (
         "inputs --out/-o --model --format --size --precision --device --batch-size --compile --overwrite --max-pixels "
-        "--max-aspect --no-fallback --tile --overlap --range --flow --sequence --calibration --runtime --tolerance "
-        "--json --quiet/-q"
+        "--max-aspect --as-photo --no-fallback --tile --overlap --range --flow --sequence --calibration --runtime "
+        "--tolerance --json --quiet/-q"
     ),
     "export": (
         "model --out/-o --format --precision --opset --size --check --calibrate --tolerance --encoder --overwrite "
@@ -292,12 +292,12 @@ OPTIONS = {
     **dict.fromkeys(
         ("train-teacher", "train-student", "train-metric"),
         "--out/-o --recipe --data --labelled --validation --root --sky --model --init --init-head --steps --batch-size "
-        "--size --precision --set --resume --dry-run --device --workers --json --quiet/-q",
+        "--size --precision --set --allow-collapse --resume --dry-run --device --workers --json --quiet/-q",
     ),
     "eval": (
         "names --bench --root --model --predictions --compare --manifest --protocol --set --quantity --ambiguity "
-        "--divisor --csv --rows --shard --html --priors --speed --resample --size --precision --device --batch-size "
-        "--workers --json --quiet/-q"
+        "--divisor --invalid --csv --rows --shard --html --priors --speed --resample --size --precision --device "
+        "--batch-size --workers --json --quiet/-q"
     ),
     "pseudo-label": (
         "inputs --out/-o --model --format --depth --keep-images --label-size --size --flip --confidence "
@@ -305,8 +305,8 @@ OPTIONS = {
         "--decoder --max-failures --status --json --quiet/-q"
     ),
     "pointcloud": (
-        "inputs --out/-o --format --model --size --device --photos --quantity --ambiguity --divisor --focal-px "
-        "--fov-deg --intrinsics --assume-fov --calibration --relative --edge --grazing-deg --max-depth-m "
+        "inputs --out/-o --format --model --size --device --photos --quantity --ambiguity --divisor --invalid "
+        "--as-photo --focal-px --fov-deg --intrinsics --assume-fov --calibration --relative --edge --grazing-deg --max-depth-m "
         "--min-confidence --voxel-m --max-points --seed --axes --fuse --poses --view --png --overwrite --json "
         "--quiet/-q"
     ),
@@ -317,8 +317,8 @@ OPTIONS = {
         "--quiet/-q"
     ),
     "data synth": (
-        "--out/-o --num --size --seed --format --image --depth --family --rows-per-shard --device --workers --json "
-        "--quiet/-q"
+        "--out/-o --num --size --seed --format --image --depth --family --textures --rows-per-shard --device --workers "
+        "--json --quiet/-q"
     ),
     "data filter": (
         "sources --out/-o --rejected --root --min-side --max-aspect --max-blur --max-border --max-text --min-contrast "

@@ -82,7 +82,7 @@ def export(
         bool,
         typer.Option(
             "--encoder",
-            help="Write only the encoder, as a DINOv2 backbone for timm and transformers.",
+            help="Write only the encoder: a DINOv2 backbone for timm and transformers, a convolutional one for timm.",
             rich_help_panel=FORMATS,
         ),
     ] = False,

@@ -21,7 +21,8 @@ from datool.depth import Ambiguity, Quantity
 from datool.engines.base import Card, Engine, choose_device
 from datool.errors import DatoolError, lookup, require
 from datool.models.hub import sha256_of
-from datool.models.weights import BROKEN, RUN_FILES, WEIGHT_FILES
+from datool.models.specs import RUN_FILES, WEIGHT_FILES
+from datool.models.weights import BROKEN
 
 # The key under which each format holds datool's entry.
 META = "datool"
@@ -63,6 +64,11 @@ class Exported:
     def precision(self) -> str:
         """What it was written in."""
         return str(self.entry["precision"])
+
+    @property
+    def floats(self) -> str:
+        """What is computed in that is not in int8: fp32 or bf16."""
+        return str(self.entry.get("floats", "fp32" if self.precision == "fp32" else "bf16"))
 
     @property
     def runtime(self) -> str:
@@ -144,7 +150,7 @@ class _OnCpu:
 
     def __init__(self, exported: Exported) -> None:
         self.card, self.precision, self.runtime = exported.card, exported.precision, exported.runtime
-        self.path = exported.path
+        self.path, self._floats = exported.path, exported.floats
         self._num_cores = torch.get_num_threads()
         self._lock = threading.Lock()
         self._ready: dict[int, Any] = {}  # made when needed: in lanes, that for all cores would only take memory
@@ -178,7 +184,7 @@ class OpenVinoEngine(_OnCpu):
         openvino = require("openvino", "openvino", f"running {self.path}")
         options = {
             # OpenVINO takes bf16 by itself wherever the CPU has it, whatever the file holds.
-            "INFERENCE_PRECISION_HINT": "f32" if self.precision == "fp32" else "bf16",
+            "INFERENCE_PRECISION_HINT": "f32" if self._floats == "fp32" else "bf16",
             "INFERENCE_NUM_THREADS": self._num_cores,
             "NUM_STREAMS": max(1, self._num_cores // num_threads),
             "ENABLE_CPU_PINNING": False,  # photos are read and written beside it

@@ -1,4 +1,4 @@
-"""The trained encoder alone, as a DINOv2 backbone that timm and transformers load: what segmentation starts from.
+"""The trained encoder alone: as a DINOv2 backbone for timm and transformers, or a convolutional one for timm.
 
 Source: huggingface/transformers ``models/dinov2`` (names as in the files on the hub); timm's ``local-dir:`` folders.
 """
@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 
 from datool import __version__
 from datool.errors import DatoolError
 from datool.files import write_bytes
-from datool.models.encoders import Encoder, EncoderSpec, ViTEncoder
+from datool.models.encoders import Encoder, EncoderSpec, PyramidEncoder, ViTEncoder
 
 FILES = (
     "timm/model.safetensors",
@@ -41,24 +42,34 @@ _RENAMES = (
 _SWIGLU = {"fc1": "weights_in", "fc2": "weights_out"}
 
 
+def backbone_files(encoder: Encoder) -> tuple[str, ...]:
+    """Return what `write_backbone` writes, as paths inside of its folder."""
+    return FILES if isinstance(encoder, ViTEncoder) else FILES[:2]
+
+
 def write_backbone(encoder: Encoder, folder: Path) -> None:
-    """Write an encoder as ``folder/timm`` and ``folder/transformers``.
+    """Write an encoder as ``folder/timm`` and, of a vision transformer, ``folder/transformers``.
 
     ``timm.create_model("local-dir:FOLDER/timm", pretrained=True)`` and
     ``Dinov2Model.from_pretrained("FOLDER/transformers")`` load them. At other sizes than the stored grid's, both resize
-    positions by a rule of their own, which is not DINOv2's.
+    positions by a rule of their own, which is not DINOv2's. A convolutional encoder has no classifier's layers behind
+    its maps: timm loads it with ``features_only=True`` (and ``pretrained_strict=False`` where there is a norm among
+    those layers, as of ConvNeXt).
 
     Args:
         encoder: on any device.
         folder: made if it is not there.
     Raises:
-        DatoolError: the encoder is no DINOv2, or a file cannot be written.
+        DatoolError: the encoder is a vision transformer and no DINOv2, or a file cannot be written.
     """
     from safetensors.torch import save as to_bytes
 
     spec = encoder.spec
-    vit = encoder.vit if isinstance(encoder, ViTEncoder) else nn.Module()
-    state = {key: tensor.detach().float().cpu().contiguous() for key, tensor in vit.state_dict().items()}
+    if isinstance(encoder, PyramidEncoder):
+        write_bytes(folder / FILES[0], to_bytes(_timm_names(encoder), metadata={"format": "pt"}))
+        write_bytes(folder / FILES[1], _json(_pyramid_config(spec)))
+        return
+    state = _plain(encoder.vit)
     if spec.stem or not spec.dinov2_rule or "patch_embed.proj.weight" not in state:
         raise DatoolError(
             f"the encoder {spec.timm_name} is no DINOv2: it cannot be written as one.",
@@ -73,6 +84,31 @@ def write_backbone(encoder: Encoder, folder: Path) -> None:
     )
     for name, content in zip(FILES, contents, strict=True):
         write_bytes(folder / name, content)
+
+
+def _plain(net: nn.Module) -> dict[str, Tensor]:
+    return {key: tensor.detach().float().cpu().contiguous() for key, tensor in net.state_dict().items()}
+
+
+def _timm_names(encoder: PyramidEncoder) -> dict[str, Tensor]:
+    """Return the tensors as timm's whole network names them: of some it takes maps out of a list of renamed modules."""
+    with torch.device("meta"):
+        whole = timm.create_model(encoder.spec.timm_name, num_classes=0).state_dict()
+    dotted = {key.replace(".", "_"): key for key in whole}
+    return {dotted[key.replace(".", "_")]: tensor for key, tensor in _plain(encoder.net).items()}
+
+
+def _pyramid_config(spec: EncoderSpec) -> dict[str, Any]:
+    config = timm.get_pretrained_cfg(spec.timm_name)
+    assert config is not None, "timm built it"
+    known = config.to_dict()
+    kept = {key: known[key] for key in ("input_size", "interpolation", "crop_pct", "first_conv", "classifier")}
+    return {
+        "architecture": spec.timm_name,
+        "num_classes": 0,
+        "num_features": spec.width,
+        "pretrained_cfg": {**kept, "mean": list(spec.mean), "std": list(spec.std), "num_classes": 0},
+    }
 
 
 def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

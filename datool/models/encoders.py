@@ -18,12 +18,13 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame, HybridEmbed, LayerNorm2d
+from timm.layers import HybridEmbed, LayerNorm2d
 from timm.models.vision_transformer_hybrid import ConvStem
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from datool.errors import DatoolError, lookup
+from datool.models.convolutions import adapt_convolutions
 
 Colour = tuple[float, float, float]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -170,12 +171,10 @@ class PyramidEncoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.net: Any = timm.create_model(spec.timm_name, features_only=True, out_indices=_pyramid_indices(spec))
+        adapt_convolutions(self.net)
         for module in self.net.modules():
-            for name, child in module.named_children():
-                if isinstance(child, Conv2dSame):
-                    setattr(module, name, _EvenConv.like(child))
-                elif isinstance(child, _BatchNorm):
-                    child.num_batches_tracked = None  # counts for nothing, and is no weight
+            if isinstance(module, _BatchNorm):
+                module.num_batches_tracked = None  # counts for nothing, and is no weight
         self.register_load_state_dict_post_hook(_without_counts)
 
     @property
@@ -219,28 +218,6 @@ class PyramidEncoder(nn.Module):
 def _without_counts(module: nn.Module, keys: Any) -> None:
     """Take back the counts of batches that PyTorch's batch norms add to a state dict that lacks them."""
     keys.unexpected_keys[:] = [key for key in keys.unexpected_keys if not key.endswith("num_batches_tracked")]
-
-
-class _EvenConv(nn.Conv2d):
-    """TensorFlow's "same" padding of a strided convolution for maps of even sides: half a pixel off PyTorch's own.
-
-    What timm computes anew from each input's size; that cannot be exported for sizes that are left open.
-    """
-
-    @classmethod
-    def like(cls, conv: Any) -> _EvenConv:
-        """Return a convolution of that shape, with the same weights."""
-        made = cls(
-            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, 0, conv.dilation, conv.groups,
-            conv.bias is not None,
-        )  # fmt: skip
-        made.weight, made.bias = conv.weight, conv.bias
-        return made
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, out, H / stride, W / stride)."""
-        pads = [self.kernel_size[axis] - self.stride[axis] for axis in (1, 0)]
-        return super().forward(F.pad(x, [part for pad in pads for part in (pad // 2, pad - pad // 2)]))
 
 
 Encoder = ViTEncoder | PyramidEncoder
@@ -325,6 +302,7 @@ ENCODERS: dict[str, EncoderSpec] = {
     "dinov2-giant": EncoderSpec("vit_giant_patch14_dinov2", 14, 1536, 40, 37),
     "efficientnet-lite0": _lite(0, 24, 40, 112, 320),
     "efficientnet-lite2": _lite(2, 24, 48, 120, 352),
+    "nano-conv": EncoderSpec("test_efficientnet", 32, 64, 4, 0, dinov2_rule=False, pyramid=(24, 32, 48, 64)),
     "nano": EncoderSpec("vit_tiny_patch16_224", 14, 64, 4, 8, options=_small(64, 4, 2) | {"patch_size": 14}),
     "tiny": EncoderSpec("vit_tiny_patch16_224", 16, 256, 8, 14, stem=(32, 64, 128, 256), options=_small(256, 8, 4)),
 }

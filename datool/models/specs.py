@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from datool.depth import Ambiguity, Quantity
 
+# Weights in a folder of the hub's layout.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Of a folder that a training run wrote; the best need not be there.
+RUN_FILES = BEST, LAST = ("best.safetensors", "last.safetensors")
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -81,6 +86,7 @@ MODELS: dict[str, ModelSpec] = {
     "metric-kitti-large": _v1("large", 80.0),
     "nano": ModelSpec("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), size_px=112),
     "nano-metric": ModelSpec("nano", 16, (16, 16, 32, 32), (0, 1, 2, 3), max_depth_m=80.0, size_px=112),
+    "nano-conv": ModelSpec("nano-conv", 16, (), (0, 1, 2, 3), size_px=96),
     "tiny-teacher": ModelSpec("efficientnet-lite2", 96, (), (0, 1, 2, 3), size_px=224),
     "tiny-student": ModelSpec("efficientnet-lite2", 64, (), (0, 1, 2, 3), size_px=192),
     "tiny": ModelSpec("tiny", 48, (48, 64, 96, 128), (1, 3, 5, 7), size_px=96),

@@ -53,8 +53,13 @@ def schedule_share(recipe: Recipe, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def average(averaged: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards those of the model: decay * averaged + (1 - decay) * model."""
+    """Move the averaged weights towards those of the model: decay * averaged + (1 - decay) * model.
+
+    Means and variances of batch norms, which are averages themselves, are taken as they are.
+    """
     torch._foreach_lerp_(list(averaged.parameters()), list(model.parameters()), 1 - decay)
+    for ours, theirs in zip(averaged.buffers(), model.buffers(), strict=True):
+        ours.copy_(theirs)
 
 
 def _groups(model: DepthAnything, recipe: Recipe) -> list[dict[str, Any]]:
