@@ -306,9 +306,9 @@ OPTIONS = {
     ),
     "pointcloud": (
         "inputs --out/-o --format --model --size --device --photos --quantity --ambiguity --divisor --invalid "
-        "--as-photo --focal-px --fov-deg --intrinsics --assume-fov --calibration --relative --edge --grazing-deg --max-depth-m "
-        "--min-confidence --voxel-m --max-points --seed --axes --fuse --poses --view --png --overwrite --json "
-        "--quiet/-q"
+        "--as-photo --focal-px --fov-deg --intrinsics --assume-fov --calibration --relative --edge --grazing-deg "
+        "--max-depth-m --min-confidence --voxel-m --max-points --seed --axes --fuse --poses --view --png --overwrite "
+        "--json --quiet/-q"
     ),
     "data": "",
     "data check": "sources --root --split --num --sheet --workers --json --quiet/-q",

@@ -98,13 +98,15 @@ def read_stored(path: Path, pictures: bool = False) -> tuple[np.ndarray, dict[st
 
 def one_channel(stored: np.ndarray) -> np.ndarray:
     """Return (H, W) of (1, H, W), (H, W, 1), or three equal channels with or without alpha; anything else as it is."""
-    if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
-        return stored[0] if stored.shape[0] == 1 else stored[:, :, 0]
-    if stored.ndim == 3 and stored.shape[2] in (3, 4):
+    if stored.ndim != 3:
+        return stored
+    if stored.shape[2] in (3, 4):  # first, since a picture may have one row
         first, second, third = (stored[:, :, channel] for channel in range(3))
         nan = stored.dtype.kind == "f"
         if np.array_equal(first, second, equal_nan=nan) and np.array_equal(first, third, equal_nan=nan):
             return first
+    elif 1 in (stored.shape[0], stored.shape[2]):
+        return stored[0] if stored.shape[0] == 1 else stored[:, :, 0]
     return stored
 
 
@@ -220,7 +222,8 @@ def _settled(
     for name, given in (("quantity", meaning.quantity), ("ambiguity", meaning.ambiguity)):
         if given is not None and fields.get(name, given.value) != given.value:
             raise DatoolError(
-                f"{meaning.said_by} says {name} '{given.value}', {path} says '{fields[name]}'.", f"Drop the {name}."
+                f"{meaning.said_by} says {name} '{given.value}', {path} says '{fields[name]}'.",
+                "What the file says holds: it was written with it.",
             )
     if "quantity" in fields:
         quantity = Quantity(fields["quantity"])

@@ -93,7 +93,7 @@ class SavedDisparity:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.maps = SavedMaps(place, MapMeaning(quantity=RELATIVE[0], ambiguity=RELATIVE[1]))
+        self.maps = SavedMaps(place, MapMeaning(quantity=RELATIVE[0], ambiguity=RELATIVE[1], said_by="calibrate"))
         self.rows = read_manifest(Path(place)) if (Path(place) / MANIFEST).is_file() else {}
         self._origins: dict[Origin, Path] = {}
 
