@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
+from datool.files.stored_map import UNSAID, MapMeaning
 from datool.models.specs import RUN_FILES, WEIGHT_FILES, find_exported
 
 if TYPE_CHECKING:
@@ -41,13 +41,11 @@ class Settings:
     """How predictors are had.
 
     Args:
-        quantity, ambiguity, divisor: of maps and rivals that do not say.
+        meaning: of maps and rivals that do not say it themselves.
         size_px, precision, device, batch_size: of models, as of `Predictor`; rivals take device and precision alone.
     """
 
-    quantity: Quantity | None = None
-    ambiguity: Ambiguity | None = None
-    divisor: float | None = None
+    meaning: MapMeaning = UNSAID
     size_px: int | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -69,7 +67,7 @@ def saved(place: str | Path, settings: Settings) -> NamedPredictor:
     Raises:
         DatoolError: no such folder, or its manifest is broken.
     """
-    maps = SavedMaps(place, settings.quantity, settings.ambiguity, settings.divisor)
+    maps = SavedMaps(place, settings.meaning)
     return NamedPredictor(str(place), str(place), maps=maps)
 
 
@@ -94,7 +92,8 @@ def named_predictor(spec: str, settings: Settings, progress: Callable[[str], Non
     if spec.startswith(PREFIX):
         return NamedPredictor(spec, spec, estimator=Prior(spec.removeprefix(PREFIX)))
     if is_rival(spec):
-        asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
+        meaning = settings.meaning
+        asked = Asked(settings.device, settings.precision, meaning.quantity, meaning.ambiguity)
         rival = load_rival(spec, asked)
         return NamedPredictor(spec, rival.identity, estimator=rival)
     from datool.estimators.load import ModelOptions, open_predictor

@@ -21,6 +21,7 @@ from datool.errors import DatoolError
 from datool.estimators.preprocess import MAX_ASPECT
 from datool.files import MAX_PIXELS, ImageFile, held, read_image, write_map
 from datool.files.atomic import disk_is_full
+from datool.files.stored_map import refuse_depth
 from datool.files.video import Clip, Film, FrameFolder
 from datool.parallel import map_threads, num_io_threads
 from datool.progress import Progress, messages
@@ -51,6 +52,7 @@ class PredictOptions:
         runtime, tolerance: as for `datool.estimators.load.choose`; ``auto`` takes what ``out`` was begun with.
         overwrite: do all images again, and replace files that stand in the way.
         max_pixels, max_aspect: larger and more elongated photos fail.
+        as_photo: whether 16-bit grey pictures, which are depth maps mostly, are photos.
         fallback: whether ``auto`` may take the bundled model.
         calibration: file of `datool calibrate`; maps are then depth in metres.
         tile_px, overlap_px: cut larger pictures into tiles, as `datool.estimators.tiling.Tiled`; None = do not.
@@ -70,6 +72,7 @@ class PredictOptions:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     max_aspect: float = MAX_ASPECT
+    as_photo: bool = False
     fallback: bool = True
     calibration: Path | None = None
     tile_px: int | None = None
@@ -259,6 +262,8 @@ class _Run:
     def _read(self, file: ImageFile) -> np.ndarray:
         if self.calibrations is not None:
             self.calibrations.of(key_of(file))  # what has none is not worth predicting
+        if not self.options.as_photo:
+            refuse_depth(file.path)
         return read_image(file.path, self.options.max_pixels)
 
     def _finish(self, prediction: Prediction[ImageFile]) -> ManifestRow:
@@ -358,6 +363,8 @@ def _open_model(
         images = []
         for file in photos[:PHOTOS]:
             with suppress(DatoolError):  # its row will tell
+                if not options.as_photo:
+                    refuse_depth(file.path)
                 image = read_image(file.path, options.max_pixels)
                 if max(image.shape[:2]) <= options.max_aspect * min(image.shape[:2]):
                     images.append(image)
