@@ -49,7 +49,9 @@ def test_an_exported_file_and_its_folder_are_a_model_for_every_command(place, sp
     exact = datool.load(place / "nano.safetensors", device="cpu", precision="fp32").predict(photo).values
     assert np.ptp(exact) > 0.1
     points = []
-    for x, y in ((5, 5), (70, 50), (40, 9)):
+    order = np.argsort(exact, axis=None)[-int((exact > 0).sum()) :]  # a ReLU gives 0, which no distance has
+    for place_in_order in (len(order) // 4, len(order) // 2, len(order) - 1):
+        y, x = np.unravel_index(order[place_in_order], exact.shape)
         points += ["--point", f"{x},{y},{5 / exact[y, x]}"]
     for arguments in (
         ("predict", photo, "--out", tmp_path / "maps", "--format", "npy"),
@@ -64,6 +66,38 @@ def test_an_exported_file_and_its_folder_are_a_model_for_every_command(place, sp
     np.testing.assert_allclose(np.load(tmp_path / "maps/0.npy"), exact, atol=1e-4 * np.ptp(exact))
     labels = json.loads((tmp_path / "labels/labels.json").read_text())
     assert labels["model_sha256"] == sha256_of(place / "exported/nano.pt2"), "another file would give other labels"
+
+
+def test_labels_of_an_exported_file_are_the_same_by_any_number_of_workers(place, tmp_path):
+    for workers in (1, 2):
+        done = run(
+            *("pseudo-label", place / "photos", "--model", place / "exported", "--out", tmp_path / str(workers)),
+            *("--rows-per-shard", 1, "--workers", workers, "--device", "cpu"),
+        )
+        assert done.exit_code == 0, done.stderr
+    alone, together = (
+        {path.name: path.read_bytes() for path in (tmp_path / workers).rglob("*.tar")} for workers in ("1", "2")
+    )
+    assert len(alone) == 2 and alone == together
+
+
+def test_labels_name_the_runtime_and_its_version(place, tmp_path):
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    file = tmp_path / "nano.onnx"
+    assert run("export", place / "nano.safetensors", "--format", "onnx", "--out", file).exit_code == 0
+    done = run("pseudo-label", place / "photos", "--model", file, "--out", tmp_path / "labels", "--device", "cpu")
+    assert done.exit_code == 0, done.stderr
+    labels = json.loads((tmp_path / "labels/labels.json").read_text())
+    assert (labels["runtime"], labels["onnxruntime"]) == ("onnx", onnxruntime.__version__)
+    assert labels["model_sha256"] == sha256_of(file)
+
+
+@pytest.mark.parametrize("spec", ["exported/nano.pt2", "exported"])
+def test_what_needs_weights_says_so_of_an_exported_file(place, spec, tmp_path):
+    done = run("export", place / spec, "--format", "onnx", "--out", tmp_path / "again.onnx")
+    assert done.exit_code == 1 and "nano.pt2 is a file of `datool export`" in done.stderr
+    assert not (tmp_path / "again.onnx").exists()
 
 
 def test_each_runtime_has_a_suffix_of_its_own():

@@ -305,20 +305,22 @@ class Runtime:
 
     Args:
         title: how to call it.
+        library: the package that computes, whose version may change the last bits.
         suffix: of its files.
         entry: path -> datool's entry, empty if there is none.
         engine: makes it ready.
     """
 
     title: str
+    library: str
     suffix: str
     entry: Callable[[Path], str]
     engine: Callable[[Exported], Engine]
 
 
 RUNTIMES: dict[str, Runtime] = {
-    "torch": Runtime("PyTorch", EXPORTED_SUFFIXES["torch"], _program_entry, ProgramEngine),
-    "onnx": Runtime("ONNX Runtime", EXPORTED_SUFFIXES["onnx"], _onnx_entry, OnnxEngine),
-    "openvino": Runtime("OpenVINO", EXPORTED_SUFFIXES["openvino"], _openvino_entry, OpenVinoEngine),
+    "torch": Runtime("PyTorch", "torch", EXPORTED_SUFFIXES["torch"], _program_entry, ProgramEngine),
+    "onnx": Runtime("ONNX Runtime", "onnxruntime", EXPORTED_SUFFIXES["onnx"], _onnx_entry, OnnxEngine),
+    "openvino": Runtime("OpenVINO", "openvino", EXPORTED_SUFFIXES["openvino"], _openvino_entry, OpenVinoEngine),
 }
 SUFFIXES = {row.suffix: name for name, row in RUNTIMES.items()}

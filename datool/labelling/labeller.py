@@ -23,7 +23,7 @@ from torch import Tensor
 from datool import __version__
 from datool.data.shards import Failed, Members, encode_label
 from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
-from datool.engines.exported import Exported
+from datool.engines.exported import RUNTIMES, Exported
 from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.estimators.device_input import jpeg_decoder
 from datool.estimators.load import choose, compile_engine
@@ -142,7 +142,10 @@ class Labeller:
     @property
     def settings(self) -> dict[str, Any]:
         """All that decides the bytes of labels, but the photos; as JSON has it."""
-        options = self.options
+        options, runtime = self.options, self.predictor.engine.runtime
+        libraries = (*LIBRARIES, *(["torchvision"] if self._decode_jpeg else []))
+        if runtime != "torch":
+            libraries = (*libraries, RUNTIMES[runtime].library)
         return {
             "model": self.model.name,
             "model_sha256": self.model.sha256,
@@ -160,8 +163,8 @@ class Labeller:
             "threads": 1 if self.lanes else "any",
             "datool": __version__,
             **({"compile": True} if options.compile else {}),
-            **({} if self.predictor.engine.runtime == "torch" else {"runtime": self.predictor.engine.runtime}),
-            **{name: _version(name) for name in (*LIBRARIES, *(["torchvision"] if self._decode_jpeg else []))},
+            **({} if runtime == "torch" else {"runtime": runtime}),
+            **{name: _version(name) for name in libraries},
         }
 
     def entries(self, photos: Iterable[Photo], check: Callable[[], None] = lambda: None) -> Iterator[Members | Failed]:

@@ -28,7 +28,7 @@ from datool.models import hub
 from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ENCODERS, Encoder, PyramidEncoder
 from datool.models.keys import model_of_config, models_named, pyramid_names, recognise, translate
-from datool.models.specs import MODELS, RUN_FILES, WEIGHT_FILES
+from datool.models.specs import MODELS, RUN_FILES, WEIGHT_FILES, find_exported
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
@@ -102,6 +102,11 @@ def load(spec: str | Path, progress: Callable[[str], None] | None = None, row: s
     if row:
         row = hub.resolve(row) or hub.known(row)
     if path.exists():
+        if (program := find_exported(path)) is not None and program.is_file():
+            raise DatoolError(
+                f"{program} is a file of `datool export`: it can be run, but holds no weights to train or export.",
+                "Give the weights that it was made from.",
+            )
         return _load_path(path, row)
     if isinstance(spec, str) and not row and re.fullmatch(HUB_ID, text) and path.suffix not in SUFFIXES:
         return _load_repository(text, progress)
