@@ -29,7 +29,7 @@ from datool.engines.base import TorchEngine
 from datool.engines.export import FORMATS
 from datool.estimators.load import error_of
 from datool.estimators.predictor import Predictor
-from datool.evaluation.metrics import score_disparity
+from datool.evaluation.protocols import PROTOCOLS, score
 from datool.files import list_images, read_image
 from datool.jobs.export import CALIBRATION, ExportOptions, export
 from datool.models.depth_anything import DepthAnything, build_model
@@ -100,7 +100,9 @@ def predictor(model: LoadedModel, weights: Path, runtime: str, precision: str, o
 
 def abs_rel(estimator: Predictor, folder: Path) -> float:
     """Return the mean of the photos' AbsRel, aligned by least squares in disparity."""
-    return float(np.mean([score_disparity(estimator.predict(image), truth).abs_rel for image, truth in real(folder)]))
+    protocol = PROTOCOLS["lsq-disparity"]
+    scores = [score(estimator.predict(image), truth, protocol) for image, truth in real(folder)]
+    return float(np.mean([each.values["abs_rel"] for each in scores]))
 
 
 def real(folder: Path) -> Iterator[tuple[np.ndarray, DepthMap]]:

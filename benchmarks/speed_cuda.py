@@ -10,7 +10,7 @@ Parts, each in a process of its own, with what is left of --limit-s:
 - ``forward``: images/s of the network alone at 518x518 on random weights with LayerScale near 1, the share of the bf16
   matrix rate (MFU), and the largest error of four pictures against fp32: |d - d_fp32| / |d_fp32 - mean(d_fp32)|;
 - ``latency``: milliseconds of one picture, from its tensor on the GPU to the map there;
-- ``memory``: what `datool.estimators.memory` tells, and what PyTorch's allocator says;
+- ``memory``: what PyTorch's allocator says that a forward takes;
 - ``predict``: photos/s of `Predictor.stream` from JPEGs of 640x480, over the rate of the forward at their size.
 """
 
@@ -37,7 +37,6 @@ from datool.engines.gpu import ATTENTION, CudaNet
 from datool.engines.gpu_net import GpuNet
 from datool.estimators.device_input import jpeg_decoder
 from datool.estimators.load import error_of
-from datool.estimators.memory import needed_memory
 from datool.estimators.predictor import GPU_BATCH_PIXELS, Predictor
 from datool.files import read_image
 from datool.models import depth_anything, encoders
@@ -247,24 +246,23 @@ def latency(bench: Bench, models: list[str], num: int) -> None:
 
 
 def memory(bench: Bench, models: list[str], num: int) -> None:
-    print(f"{'':22}{'batch':>6}{'weights MB':>12}{'told MB':>10}{'measured MB':>13}", flush=True)
+    if bench.smoke:
+        print("memory is counted on a GPU only", flush=True)
+        return
+    print(f"{'':22}{'batch':>6}{'MB':>10}", flush=True)
     for name in models:
-        net = None if bench.smoke else make_net(name, torch.device("cuda"))
+        net = make_net(name, torch.device("cuda"))
         for precision in ("bf16", "fp8"):
             for batch in (1, BATCHES[name][0]):
-                told = needed_memory(row_of(name), batch, (bench.side, bench.side), precision)
-                measured = "-"
-                if net is not None:
-                    torch.cuda.empty_cache()
-                    before = torch.cuda.memory_allocated()
-                    torch.cuda.reset_peak_memory_stats()
-                    made = GpuNet(net, precision, "cuda")
-                    with sdpa_kernel(ATTENTION, set_priority=True):
-                        made(bench.image(batch, bench.side, bench.side).permute(0, 3, 1, 2))
-                    measured = f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"
-                    del made
-                sizes = f"{batch:6}{told.weights / 2**20:12.0f}{told.total / 2**20:10.0f}{measured:>13}"
-                print(f"{name + ', ' + precision:22}{sizes}", flush=True)
+                torch.cuda.empty_cache()
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                made = GpuNet(net, precision, "cuda")
+                with sdpa_kernel(ATTENTION, set_priority=True):
+                    made(bench.image(batch, bench.side, bench.side).permute(0, 3, 1, 2))
+                measured = (torch.cuda.max_memory_allocated() - before) / 2**20
+                del made
+                print(f"{name + ', ' + precision:22}{batch:6}{measured:10.0f}", flush=True)
 
 
 def predict(bench: Bench, models: list[str], num: int) -> None:

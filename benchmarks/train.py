@@ -40,7 +40,7 @@ from transformers.utils.logging import disable_progress_bar
 from datool.data.sample import Batch
 from datool.models.depth_anything import build_model
 from datool.models.encoders import build_encoder
-from datool.models.specs import MODELS
+from datool.models.specs import MODELS, WEIGHT_FILES
 from datool.models.weights import load, load_encoder
 from datool.training.budget import matrix_rate
 from datool.training.distributed import Ranks
@@ -188,7 +188,7 @@ def make_losses(recipe: Recipe, encoder: torch.nn.Module | None):
 
 def datool_step(recipe: Recipe, folder: Path, batch: Batch, device: torch.device) -> Callable[[], float]:
     frozen = build_encoder(MODELS[recipe.model].encoder)
-    load_encoder(folder / "encoder" / "model.safetensors", frozen)
+    load_encoder(folder / "encoder" / WEIGHT_FILES[0], frozen)
     frozen = frozen.to(device).to(memory_format=torch.channels_last)
     if recipe.compile:
         frozen.compile()

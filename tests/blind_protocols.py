@@ -39,7 +39,7 @@ speed and shares no code with ``datool.evaluation``. Every choice that the publi
 
 Written differently at first and changed when the two were compared: 6 (Zoe's own code turns NaN into its minimum, but
 an unknown prediction must never be averaged away), 7 (constant maps were refused; they are to be scored and reported),
-9 (the 10 pixels were V2's alone), 16 (0.6745 was rounded). 18 and the truncated L1 were added then.
+9 (the 10 pixels were V2's alone), 16 (0.6745 was rounded). 18 was added then.
 """
 
 from __future__ import annotations
@@ -198,23 +198,6 @@ def affine_weighted_l1(p: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[flo
         if cost < lowest:
             lowest, best = cost, (s, float(y[anchor] - s * p[anchor]))
     return best
-
-
-def truncated_cost(p: np.ndarray, y: np.ndarray, s: float, t: float, limit: float = 1.0) -> float:
-    """Sum of min(|s p + t - y| / y, limit)."""
-    return float(np.minimum(np.abs(s * p + t - y) / y, limit).sum())
-
-
-def lowest_truncated_cost(p: np.ndarray, y: np.ndarray, affine: bool, limit: float = 1.0) -> float:
-    """Try every scale at which the cost bends, through every sample (affine) or through 0."""
-    lowest = np.inf
-    for p0, y0 in zip(p, y, strict=True) if affine else [(0.0, 0.0)]:
-        dp, dy = p - p0, y - y0
-        moves = dp != 0
-        for side in (-limit, 0.0, limit):
-            for s in (dy[moves] + side * y[moves]) / dp[moves]:
-                lowest = min(lowest, truncated_cost(p, y, s, y0 - s * p0, limit))
-    return lowest
 
 
 def huber(p: np.ndarray, y: np.ndarray, k: float = 1.345, rounds: int = 20) -> tuple[float, float]:

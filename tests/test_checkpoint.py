@@ -17,8 +17,6 @@ from datool.models.weights import read_state
 from datool.training.dataloading import Places
 from datool.training.recipes import RECIPES
 
-pytest.importorskip("torchdata")
-
 NANO = replace(RECIPES["nano"], num_scenes=8, num_validation=4, batch_size=4, steps=9, validate_every=2, log_every=1)
 STUDENT = replace(
     RECIPES["nano-student-v1"], batch_size=6, pseudo_batch=4, size_px=(28, 42), num_validation=0, steps=9,

@@ -17,7 +17,6 @@ from datool.engines.gpu_net import FP8_MAX, Enlarge, Fp8Linear, GpuNet, fits, ma
 from datool.errors import DatoolError
 from datool.estimators import transfers
 from datool.estimators.load import error_of
-from datool.estimators.memory import _Alive, needed_memory
 from datool.estimators.predictor import Predictor
 from datool.estimators.transfers import Transfers
 from datool.models import depth_anything, encoders
@@ -256,29 +255,6 @@ def test_each_thread_may_compile_as_many_variants():
 
     with ThreadPoolExecutor(1) as pool:
         assert list(pool.map(limit, range(1))) == [64]
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp8"])
-@torch.inference_mode()
-def test_memory_is_told_as_it_is(precision):
-    """Tensors without content come and go as real ones do."""
-    net = GpuNet(build_model("nano"), precision)
-    image = torch.rand(3, 112, 154, 3).permute(0, 3, 1, 2)
-    with _Alive() as alive_now:
-        net(image)
-    told = needed_memory("nano", 3, (112, 154), precision)
-    assert told.forward == alive_now.peak
-    assert told.weights == sum(each.untyped_storage().nbytes() for each in (*net.parameters(), *net.buffers()))
-    assert told.total == told.weights + told.forward + 4 * image.numel()
-
-
-def test_memory_grows_with_the_batch_and_not_with_its_square():
-    one, four = (needed_memory("nano", count, (112, 112)) for count in (1, 4))
-    assert one.weights == four.weights
-    assert 3 * one.forward < four.forward < 4.1 * one.forward
-    big = needed_memory("depth-anything-v2-large", 1, (518, 518))
-    assert 2**29 < big.total < 2**31
-    assert needed_memory("depth-anything-v2-large", 1, (518, 518), "fp8").weights < 0.6 * big.weights
 
 
 @needs_gpu

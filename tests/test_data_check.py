@@ -19,9 +19,10 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.files import write_map
 from datool.jobs.data.agreement import agreement
-from datool.jobs.data.check import CheckOptions, CheckProgress, SetReport, check
+from datool.jobs.data.check import CheckOptions, SetReport, check
 from datool.jobs.data.checkup import FACTS, FAULTS
-from datool.render import render
+from datool.progress import Progress
+from datool.render import Look, render
 
 REAL = Path(__file__).parent.parent.parent / "shared" / "real"
 SIZE = (96, 128)
@@ -32,7 +33,8 @@ pytest.importorskip("imagehash")
 
 @cache
 def scenes() -> tuple[np.ndarray, np.ndarray]:
-    made = render(7, range(NUM), *SIZE)
+    # without views from the air, whose scale is another
+    made = render(7, range(NUM), *SIZE, look=Look(layouts=0))
     return made.image_b3hw.permute(0, 2, 3, 1).numpy(), made.depth_bhw.numpy()
 
 
@@ -217,7 +219,7 @@ def test_the_sheet_shows_the_findings(planted):
 
 
 def test_a_set_without_faults_is_called_right(tmp_path):
-    seen: list[CheckProgress] = []
+    seen: list[Progress] = []
     rows = clean(tmp_path / "set")
     (tmp_path / "set" / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     report = check(CheckOptions(sources=[str(tmp_path / "set")], num_workers=1), seen.append)[0]

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from datool.data.batches.datasets import SetSpec, open_set
 from datool.errors import DatoolError
 from datool.jobs.data.synth import SynthOptions, synth
 from datool.render import render
+from datool.render.photos import choose
 
 SIZE = (24, 32)
 
@@ -56,7 +58,8 @@ def test_the_files_hold_what_was_rendered(format, depth, tmp_path):
 
 
 @pytest.mark.parametrize("format", ["manifest", "shards"])
-def test_kills_and_workers_change_no_byte(format, tmp_path):
+def test_kills_and_workers_change_no_byte(format, tmp_path, monkeypatch):
+    monkeypatch.setattr("datool.jobs.data.synth.BATCH_CPU", 8)
     whole = options(tmp_path / "whole", 40, format=format)
     assert synth(whole).num_skipped == 0
     killed = replace(whole, out=tmp_path / "killed")
@@ -109,3 +112,33 @@ def test_the_command_renders(tmp_path):
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0 and json.loads(done.stdout)["num"] == 3, done.output
     assert CliRunner().invoke(app, [*arguments[:-4], "--size", "16"]).exit_code == 2
+
+
+def test_textures_change_pictures_only_and_a_set_keeps_to_its_own(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 50, 3), np.uint8)
+        cv2.imwrite(str(photos / f"{number}.png"), pixels)
+    synth(options(tmp_path / "bare", 12, image="png"))
+    covered = options(tmp_path / "covered", 12, image="png", textures=photos)
+    synth(covered)
+    bare, made = contents(tmp_path / "bare"), contents(tmp_path / "covered")
+    depths = [name for name in bare if ".depth." in name]
+    images = [name for name in bare if name.endswith(".png") and ".depth." not in name]
+    assert len(depths) == len(images) == 12
+    assert all(bare[name] == made[name] for name in depths) and any(bare[name] != made[name] for name in images)
+    (photos / "2.png").unlink()
+    with pytest.raises(DatoolError, match="textures was"):
+        synth(covered)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DatoolError, match="no image"):
+        synth(options(tmp_path / "new", 2, textures=tmp_path / "none"))
+
+
+def test_textures_are_drawn_from_the_whole_folder(tmp_path):
+    for number in range(20):
+        (tmp_path / f"{number:02d}.jpg").write_bytes(b"")
+    assert [path.stem for path in choose(tmp_path, 3)] == ["00", "01", "02"]
+    drawn = [{path.stem for path in choose(tmp_path, 10, seed)} for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2] and max(drawn[0]) > "10"

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from ranks import lines, noisy_photos, options, run_killed, run_ranks, train_quietly
@@ -48,7 +49,6 @@ def test_two_ranks_in_parts_are_one_rank(tmp_path):
 @pytest.mark.parametrize("name, pseudo_batch", [("nano-student-v1", 2), ("nano-student-v2", 4)])
 def test_two_ranks_of_a_student_are_one_rank(name, pseudo_batch, tmp_path):
     """Boxes of pictures that another rank has, the dropped tenth and alignment included."""
-    pytest.importorskip("torchdata")
     pytest.importorskip("kornia")
     own = noisy_photos(tmp_path)
     train(replace(NANO, steps=1), options(tmp_path / "teacher"))
@@ -120,6 +120,32 @@ def _noted(path):
         for step, ids in map(json.loads, part.read_text().splitlines()):
             found.setdefault(step, set()).update(ids)
     return found
+
+
+def test_samples_of_which_nothing_is_known_have_no_part_on_any_rank(tmp_path):
+    pytest.importorskip("torchdata")
+    own = noisy_photos(tmp_path)
+    for number in (0, 1, 3):
+        np.save(own / f"{number}.npy", np.full((40, 50), np.nan, np.float32))
+    recipe = replace(NANO, size_px=(28, 42), num_validation=0)
+    places = Places((own,))
+    train(recipe, options(tmp_path / "one", places=places))
+    assert run_ranks(2, train_quietly, recipe, options(tmp_path / "two", places=places)) == [0, 0]
+    assert alike(tmp_path / "one", tmp_path / "two")
+    one, two = ([line["correlation"] for line in lines(tmp_path / out)] for out in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def test_ranks_that_learn_nothing_stop_together(tmp_path):
+    dead = replace(NANO, head_bias=-100.0, warmup=0, collapse_steps=4)
+    assert run_ranks(2, _collapsed, dead, options(tmp_path / "run")) == [0, 0]
+    events = [(line["step"], line["event"]) for line in lines(tmp_path / "run") if "event" in line]
+    assert events == [(2, "uncorrelated"), (4, "collapsed")]
+
+
+def _collapsed(recipe, options):
+    with pytest.raises(DatoolError, match="step 4: the model learns nothing"):
+        train(recipe, options)
 
 
 def test_what_one_rank_cannot_read_stops_all(tmp_path):

@@ -1,6 +1,10 @@
 """The evaluation job: every image scored or named, in any number of processes, from model or saved maps."""
 
 import json
+import multiprocessing
+import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,7 +13,7 @@ import pytest
 
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
-from datool.estimators.saved import SavedMaps
+from datool.estimators.saved import SavedMap, SavedMaps
 from datool.files import MAP_FORMATS, write_map
 from datool.jobs.evaluate.evaluate import EvalOptions, evaluate
 
@@ -151,6 +155,43 @@ def test_processes_do_not_change_the_scores(data):
     one = evaluate(EvalOptions(manifest=manifest, predictions=maps, **RELATIVE)).results[0]
     two = evaluate(EvalOptions(manifest=manifest, predictions=maps, **(RELATIVE | {"workers": 2}))).results[0]
     assert one.rows == two.rows and one.values == two.values
+
+
+class Killer(SavedMap):
+    """A map whose reading kills the process, as memory that ends does."""
+
+    def read(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_map_that_kills_its_worker_is_a_failed_row_and_the_others_are_scored(data, monkeypatch):
+    manifest, maps, _ = data
+    options = EvalOptions(manifest=manifest, predictions=maps, **(RELATIVE | {"workers": 2}))
+    whole = evaluate(options).results[0]
+    find = SavedMaps.find
+    monkeypatch.setattr(
+        SavedMaps, "find", lambda self, id, image: (Killer if "/2" in id else SavedMap)(**vars(find(self, id, image)))
+    )
+    found = evaluate(options).results[0]
+    assert found.failures == {"worker-killed": 1}
+    ((id, reason),) = found.failed
+    assert id == "sub/2.png" and "sub/2.png" in reason and "killed" in reason
+    assert [row for row in found.rows if row.id != id] == [row for row in whole.rows if row.id != id]
+
+
+def test_a_worker_that_is_killed_from_outside_costs_no_score(data):
+    manifest, maps, _ = data
+    options = EvalOptions(manifest=manifest, predictions=maps, **RELATIVE)
+    whole = evaluate(options).results[0]
+    victims = []
+
+    def kill(progress):
+        if progress.done == 1 and not victims:
+            victims.extend(child for child in multiprocessing.active_children())
+            os.kill(victims[0].pid, signal.SIGKILL)
+
+    assert evaluate(replace(options, workers=2), kill).results[0].rows == whole.rows
+    assert victims
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(data, tmp_path):
@@ -376,10 +417,11 @@ def test_the_command_tells_of_pairs_scenes_and_what_was_published(tmp_path):
         assert text in found.stdout, text
 
 
-def test_the_command_refuses_what_it_cannot_do(data):
+def test_the_command_refuses_what_it_cannot_do(data, monkeypatch):
     manifest, maps, _ = data
+    monkeypatch.chdir(maps.parent)
     for arguments, code, words in (
-        (["--bench", "da2k", "--predictions", maps], 1, "DA-2K/annotations.json"),
+        (["--bench", "da2k", "--predictions", maps, "--offline"], 1, "DA-2K/annotations.json"),
         (["--manifest", manifest, "--predictions", maps, "--set", "far"], 2, "expected KEY=VALUE"),
         (["--manifest", manifest, "--predictions", maps, "--quantity", "dept"], 1, "Did you mean 'depth'"),
     ):

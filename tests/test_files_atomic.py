@@ -8,6 +8,7 @@ import pytest
 
 from datool.errors import DatoolError
 from datool.files import write_bytes
+from datool.files.atomic import append, whole
 
 
 def test_writes_and_replaces_and_makes_folders(tmp_path: Path) -> None:
@@ -86,3 +87,40 @@ def test_a_name_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DatoolError, match="File name too long"):
         write_bytes(tmp_path / ("x" * 256), b"1")
     assert not os.listdir(tmp_path)
+
+
+def test_a_named_temporary_is_taken_over_and_one_that_was_taken_away_is_told(tmp_path: Path) -> None:
+    path, temporary = tmp_path / "x.bin", tmp_path / ".datool-7.tmp"
+    temporary.write_bytes(b"what a killed run left")
+    write_bytes(path, b"old", temporary)
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.bin"]
+    with pytest.raises(DatoolError) as caught, whole(path, temporary) as unfinished:
+        unfinished.write_bytes(b"new")
+        unfinished.unlink()
+    cause = caught.value.__cause__
+    assert isinstance(cause, FileNotFoundError) and cause.filename in (temporary, str(temporary))
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_is_not_there_is_not_made_for_a_named_temporary(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"  # such as a mount that went away
+    with pytest.raises(DatoolError):
+        write_bytes(folder / "x.bin", b"new", folder / ".datool-7.tmp")
+    assert not folder.exists()
+
+
+def test_appending_leaves_what_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"1\n")
+    append(path, b"2\n")
+    assert path.read_bytes() == b"1\n2\n"
+    with pytest.raises(DatoolError, match="nowhere"):
+        append(tmp_path / "nowhere.jsonl", b"1\n")
+    assert not (tmp_path / "nowhere.jsonl").exists()
+
+
+def test_a_full_disk_is_told_when_appending() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with pytest.raises(DatoolError, match="disk full"):
+        append(Path("/dev/full"), b"1\n")

@@ -1,6 +1,7 @@
 """Laws of a step and of the loop, on the nano model: it learns, and says what goes wrong."""
 
 import json
+import math
 from dataclasses import replace
 from itertools import count, pairwise
 
@@ -17,6 +18,7 @@ from datool.training.objectives import make_objective
 from datool.training.optimizers import SCHEDULES, schedule_share
 from datool.training.recipes import RECIPES
 from datool.training.trainer import Trainer, opened
+from datool.training.watch import Watch
 
 NANO = replace(
     RECIPES["nano"], batch_size=4, warmup=5, steps=40, ema=0.0, num_validation=0, validate_every=40, log_every=1,
@@ -76,8 +78,15 @@ def test_it_overfits_one_batch(precision, ssi):
 
 def test_parts_of_a_batch_are_the_batch():
     recipe = replace(NANO, precision="fp32", ssi="least-squares", head_bias=0.0)
-    whole = losses(trainer(recipe, Repeated(one_batch())), 5)
-    parts = losses(trainer(replace(recipe, accumulation=4), Repeated(one_batch(), 4)), 5)
+
+    def spread(found):
+        """Have the random head's map vary by about 1: it varies by 3e-5, and the loss would enlarge its rounding."""
+        with torch.no_grad():
+            found.model.head.output2[2].weight.mul_(1e4)
+        return found
+
+    whole = losses(spread(trainer(recipe, Repeated(one_batch()))), 5)
+    parts = losses(spread(trainer(replace(recipe, accumulation=4), Repeated(one_batch(), 4))), 5)
     assert whole == pytest.approx(parts, rel=1e-5)
 
 
@@ -132,9 +141,12 @@ class Fails:
     def __init__(self, objective, at):
         self.objective, self.at, self.calls = objective, at, 0
 
-    def __call__(self, prediction, tokens, batch):
+    def counts(self, batch):
+        return self.objective.counts(batch)
+
+    def __call__(self, prediction, tokens, batch, counts=None):
         self.calls += 1
-        found = self.objective(prediction, tokens, batch)
+        found = self.objective(prediction, tokens, batch, counts)
         if self.calls == self.at and torch.is_autocast_enabled("cpu"):
             found["loss"] = found["loss"] * torch.nan
         return found
@@ -151,9 +163,9 @@ def test_a_step_that_only_bf16_cannot_take_is_taken_in_fp32(tmp_path):
 
 def test_a_spike_is_logged_with_its_samples(tmp_path):
     class Spikes(Fails):
-        def __call__(self, prediction, tokens, batch):
+        def __call__(self, prediction, tokens, batch, counts=None):
             self.calls += 1
-            found = self.objective(prediction, tokens, batch)
+            found = self.objective(prediction, tokens, batch, counts)
             return found | {"loss": found["loss"] * (100 if self.calls == self.at else 1)}
 
     run(trainer(NANO, Repeated(one_batch()), Spikes(make_objective(NANO, None, -1), at=30)), tmp_path)
@@ -165,10 +177,10 @@ def test_a_spike_is_logged_with_its_samples(tmp_path):
 class Full(Fails):
     """An objective for which memory suffices for so many images."""
 
-    def __call__(self, prediction, tokens, batch):
+    def __call__(self, prediction, tokens, batch, counts=None):
         if len(batch) > self.at:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate much.\nMore words.")
-        return self.objective(prediction, tokens, batch)
+        return self.objective(prediction, tokens, batch, counts)
 
 
 @pytest.mark.parametrize("room, said", [(2, "2 at once fit: .*accumulation=4"), (1, "1 at once fit: .*accumulation=8")])
@@ -209,3 +221,72 @@ def test_tensorboard_gets_numbers_and_pictures(tmp_path):
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3]
     (picture,) = events.Images("image | prediction | target")
     assert (picture.width, picture.height, picture.step) == (3 * 56, 42, 3)
+
+
+DEAD = replace(NANO, head_bias=-100.0, warmup=2, steps=12, collapse_steps=8, validate_every=5)
+
+
+def test_a_model_that_learns_nothing_is_warned_of_then_stopped(tmp_path):
+    """A dead head: the same everywhere, whatever the picture."""
+    with pytest.raises(DatoolError, match=r"step 10: the model learns nothing\. Over the last 8 steps .* by 0\.00"):
+        run(trainer(DEAD, Repeated(one_batch())), tmp_path)
+    events = [line for line in log(tmp_path) if "event" in line]
+    assert [(line["step"], line["event"]) for line in events] == [(6, "uncorrelated"), (10, "collapsed")]
+    # What a dead head says is a constant map, so it costs what that does: all of the normalised target.
+    for line in events:
+        assert line["correlation"] == 0 and line["loss"] == pytest.approx(line["constant_loss"], rel=1e-5)
+        assert line["constant_loss"] > 1
+
+
+def test_going_on_from_a_checkpoint_stops_at_the_same_step(tmp_path):
+    for resume in (False, True):
+        with pytest.raises(DatoolError, match=r"step 10: the model learns nothing"):
+            run(trainer(DEAD, Repeated(one_batch())), tmp_path, resume)
+    assert [line["step"] for line in log(tmp_path) if line.get("event") == "collapsed"] == [10]
+
+
+def test_a_collapse_that_is_allowed_is_written_down(tmp_path):
+    outcome = run(trainer(replace(DEAD, allow_collapse=True), Repeated(one_batch())), tmp_path)
+    events = [(line["step"], line["event"]) for line in log(tmp_path) if "event" in line]
+    assert outcome.steps == 12 and events == [(6, "uncorrelated"), (10, "collapsed")]
+
+
+def test_a_model_that_learns_is_not_stopped(tmp_path):
+    recipe = replace(NANO, steps=60, collapse_steps=40)
+    run(trainer(recipe, Repeated(one_batch())), tmp_path)
+    assert not [line for line in log(tmp_path) if "event" in line] and log(tmp_path)[-1]["correlation"] > 0.5
+
+
+def test_near_and_far_exchanged_counts_as_learning_nothing():
+    watch = Watch()
+    seen = [-0.9, -0.8, 0.05, 0.1, -0.7, -1.0, math.nan, 0.3, -0.5]
+    assert [watch.see(correlation, 2) for correlation in seen] == [False, True] * 3 + [False, False, True]
+    assert watch.collapsed and watch.correlation == pytest.approx((-0.85 + 0.075 - 0.85 - 0.1) / 4)
+
+
+def test_one_span_that_correlates_is_enough_to_go_on():
+    watch = Watch()
+    for correlation in (0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0):
+        watch.see(correlation, 1)
+        assert not watch.collapsed
+    copy = Watch(**json.loads(json.dumps(watch.to_json())))
+    assert copy == watch and copy.see(0.0, 1) and copy.collapsed
+
+
+def test_targets_of_which_nothing_is_known_leave_no_weights(tmp_path):
+    batch = one_batch()
+    nothing = replace(batch, valid=torch.zeros_like(batch.valid))
+    with pytest.raises(DatoolError, match="no pixel of any target was known in 3 steps"):
+        run(trainer(replace(NANO, steps=3, log_every=20), Repeated(nothing)), tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_in_parts_samples_of_which_nothing_is_known_have_no_part():
+    batch = one_batch()
+    valid = batch.valid.clone()
+    valid[2:] = False
+    recipe = replace(NANO, precision="fp32", steps=3)
+    part = losses(trainer(recipe, Repeated(batch.part(slice(2)))), 3)
+    whole = losses(trainer(recipe, Repeated(replace(batch, valid=valid))), 3)
+    parts = losses(trainer(replace(recipe, accumulation=2), Repeated(replace(batch, valid=valid), 2)), 3)
+    assert whole == pytest.approx(part, rel=1e-4) and parts == pytest.approx(whole, rel=1e-4)

@@ -5,6 +5,7 @@ import torch
 
 from datool.training.losses import (
     align_least_squares,
+    correlation,
     drop_largest,
     feature_alignment,
     gradient_matching,
@@ -38,6 +39,59 @@ def test_scale_and_shift_of_the_prediction_do_not_matter(ssi, scale, shift):
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-5)
     matched = gradient_matching(residual, valid)
     torch.testing.assert_close(gradient_matching(moved, valid), matched, rtol=2e-3, atol=1e-4)
+
+
+@EVERY_SSI
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e12])
+def test_a_map_of_any_scale_is_a_map(ssi, scale):
+    """So what counts as constant is relative to the map."""
+    pred, target, valid = maps()
+    expected, residual = ssi(pred, target, valid)
+    loss, moved = ssi(scale * pred, target, valid)
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(moved, residual, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(scale_anchor(1e-9 * pred, 1e-9 * target, valid), scale_anchor(pred, target, valid))
+
+
+@EVERY_SSI
+@pytest.mark.parametrize("value", [0.0, 1e-9, 0.3, 1e4])
+def test_rounding_is_no_map(ssi, value):
+    """A constant map, whatever its size and however it is rounded, costs what a constant map does."""
+    _, target, valid = maps()
+    flat = torch.full_like(target, value)
+    expected, _ = ssi(torch.ones_like(flat), target, valid)
+    rounded = torch.where(
+        torch.rand(flat.shape, generator=torch.Generator().manual_seed(1)) > 0.5, flat, flat * (1 + 1e-7)
+    )
+    for each in (flat, rounded):
+        torch.testing.assert_close(ssi(each, target, valid)[0], expected, rtol=0.1, atol=1e-3)
+        assert correlation(each, target, valid).abs().max() == 0
+
+
+@EVERY_SSI
+def test_near_and_far_exchanged_costs_more_than_a_constant_and_turns_round(ssi):
+    _, target, valid = maps()
+    noise = torch.rand(target.shape, generator=torch.Generator().manual_seed(5)) - 0.5
+    constant, _ = ssi(torch.zeros_like(target), target, valid)
+    for share in (0.1, 0.5, 1.0):
+        pred = ((1 - share) * noise - share * target).requires_grad_()
+        assert (correlation(pred, target, valid) < 0).all()
+        loss, _ = ssi(pred, target, valid)
+        assert (loss >= constant).all(), share
+        (slope,) = torch.autograd.grad(loss.sum(), pred)
+        step = pred - 1e-3 * slope / slope.abs().amax((1, 2), keepdim=True)
+        if share < 1:  # at the exact opposite there is no way that is better than another
+            assert (correlation(step, target, valid) > correlation(pred, target, valid)).all(), share
+
+
+def test_correlation_by_hand():
+    target = torch.tensor([[[1.0, 2.0, 3.0, 99.0]]])
+    valid = torch.tensor([[[True, True, True, False]]])
+    for pred, expected in (([2, 4, 6, -50], 1.0), ([3, 2, 1, 7], -1.0), ([1, 0, 1, 7], 0.0), ([5, 5, 5, 7], 0.0)):
+        found = correlation(torch.tensor([[pred]], dtype=torch.float32), target, valid)
+        torch.testing.assert_close(found, torch.tensor([expected]), rtol=1e-5, atol=1e-6)
+    assert correlation(target, torch.ones_like(target), valid).isnan().all()
+    assert correlation(target, target, torch.zeros_like(valid)).isnan().all()
 
 
 @EVERY_SSI

@@ -162,7 +162,6 @@ def taken(many, steps=None):
 
 @pytest.fixture(scope="module")
 def order():
-    pytest.importorskip("torchdata")
     return SampleOrder(SIZES, seed=5, weights=[2, 1], shards_per_block=2)
 
 
@@ -211,7 +210,6 @@ def read_id(sets, place):
 
 
 def test_shards_are_read_in_the_order_by_workers(tmp_path):
-    pytest.importorskip("torchdata")
     image = np.zeros((4, 4, 3), np.uint8)
     with ShardWriter(tmp_path, {}, 4) as writer:
         for number in range(3):

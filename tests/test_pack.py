@@ -16,12 +16,13 @@ import numpy as np
 import pytest
 
 from datool.data.sample import Sample
-from datool.data.shards import open_shards, read_shard
+from datool.data.shards import open_shards
 from datool.data.sources.base import Row, Source
 from datool.data.sources.table import SOURCES
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
-from datool.jobs.data.pack import PackOptions, PackProgress, pack
+from datool.jobs.data.pack import PackOptions, pack
+from datool.progress import Progress
 
 ROOT = Path(__file__).parent.parent
 HEIGHT, WIDTH = 10, 14
@@ -63,7 +64,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def samples(folder: Path) -> list[Sample]:
     shards = open_shards(folder)
-    return [sample for shard in shards.shards for sample in read_shard(folder / shard.name)]
+    return [shards.read(shard, number) for shard, count in enumerate(shards.counts) for number in range(count)]
 
 
 def assert_as_the_source(folder: Path, name: str, root: Path) -> None:
@@ -81,7 +82,7 @@ def assert_as_the_source(folder: Path, name: str, root: Path) -> None:
 
 def test_a_folder_keeps_its_files_byte_for_byte(tmp_path):
     root = images(tmp_path / "in", 10)
-    seen: list[PackProgress] = []
+    seen: list[Progress] = []
     summary = pack(PackOptions(source="images", out=tmp_path / "out", root=root, rows_per_shard=4), seen.append)
     assert (summary.num_shards, summary.num_samples, summary.num_failed, summary.num_skipped) == (3, 10, 0, 0)
     assert summary.num_bytes == sum(path.stat().st_size for path in (tmp_path / "out").glob("*.tar"))
@@ -305,6 +306,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from datool.jobs.data.pack import PackOptions, pack
+from datool.progress import Progress
 
 options = PackOptions(
     source="manifest", out=Path(sys.argv[1]), root=Path(sys.argv[2]), rows_per_shard=3, depth="npz"

@@ -20,9 +20,10 @@ from datool.depth import Quantity
 from datool.errors import DatoolError
 from datool.estimators.load import load
 from datool.files import LOCK, read_image, read_map, read_meta
-from datool.jobs.predict.predict import PredictOptions, Progress, predict
+from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
+from datool.progress import Progress
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
 

@@ -12,9 +12,10 @@ import datool
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.engines.base import PRECISIONS, TorchEngine, choose_device, choose_precision
 from datool.errors import DatoolError
-from datool.estimators.predictor import MAX_LANES, WAITS_S, Predictor, num_workers
+from datool.estimators.predictor import MAX_LANES, WAITS_S, Predictor
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
+from datool.parallel import num_io_threads
 
 SHAPES = [(90, 120), (120, 90), (60, 80), (90, 120), (112, 112), (33, 200), (90, 121)]
 
@@ -169,7 +170,7 @@ def test_stream_reads_ahead_but_not_all(model, photos):
     stream = on_cpu(model).stream(iter(range(1000)), lambda index: read.append(index) or photos[0])
     next(stream)
     stream.close()
-    assert 1 < len(read) <= 4 * MAX_LANES + num_workers()
+    assert 1 < len(read) <= 4 * MAX_LANES + num_io_threads()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("datool-")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.resources import files
 
 import pytest
@@ -44,8 +45,10 @@ def test_the_papers_numbers():
     assert (s2.batch_size, s2.steps, s2.labelled_batch, s2.drop_share) == (192, 480_000, 0, 0.1)
     for recipe in (v1, v2, s1, s2):
         assert (recipe.lr_encoder, recipe.lr_head, recipe.size_px) == (5e-6, 5e-5, (518, 518))
-    for recipe in (v2, s2):
-        assert recipe.gradient_weight == 2 and recipe.ssi == "least-squares"
+    for name in ("teacher-v2", "student-v2"):
+        published = RECIPES[f"{name}-published"]
+        assert published.gradient_weight == 2 and published.ssi == "least-squares"
+        assert replace(published, ssi="median", gradient_weight=0.5) == RECIPES[name]
     for recipe in (s1, s2):
         assert recipe.align_weight and recipe.align_margin == 0.85
     for name, far in (("metric-indoor", 20), ("metric-outdoor", 80)):

@@ -25,8 +25,6 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.files import write_map
 
-pytest.importorskip("torchdata")
-
 SIZE = (28, 42)
 SHAPES = [(40, 50), (50, 40), (9, 7), (28, 42), (120, 30), (33, 90), (61, 61), (30, 200), (5, 5), (44, 44)]
 COLOURS = Augmentation(grey=0.2, occlusion=0.3)

@@ -37,11 +37,13 @@ LEVELS = {
     "calibration": 1,
     "colour": 0,
     "depth": 0,
+    "parallel": 0,
+    "progress": 0,
     "settings": 0,
     "errors": 0,
 }
 # Inside the lowest packages the order is this one, each may import what stands after it.
-FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "settings", "errors"]
+FOUNDATION = ["geometry", "calibration", "files", "colour", "depth", "parallel", "progress", "settings", "errors"]
 
 # library -> the modules that may import it
 OWNERS = {
@@ -71,7 +73,6 @@ OWNERS = {
     "torch.distributed": {"training.distributed"},
     "torch.utils.tensorboard": {"training.run_log"},
     "kornia": {"data.batches.augment"},
-    "torchdata": {"data.batches.sampler"},
 }
 # Optional, or slow and rarely needed: never at the top of a module.
 ONLY_INSIDE_FUNCTIONS = {
@@ -92,7 +93,6 @@ ONLY_INSIDE_FUNCTIONS = {
     "transformers",
     "tqdm",
     "kornia",
-    "torchdata",
 }
 
 
@@ -297,7 +297,7 @@ OPTIONS = {
     **dict.fromkeys(
         ("train-teacher", "train-student", "train-metric"),
         "--out/-o --recipe --data --labelled --validation --root --sky --model --init --init-head --steps --batch-size "
-        "--size --precision --set --resume --dry-run --device --workers --json --quiet/-q",
+        "--size --precision --set --allow-collapse --resume --dry-run --device --workers --json --quiet/-q",
     ),
     "eval": (
         "names --bench --root --model --predictions --compare --manifest --protocol --set --quantity --ambiguity "
@@ -322,8 +322,8 @@ OPTIONS = {
         "--quiet/-q"
     ),
     "data synth": (
-        "--out/-o --num --size --seed --format --image --depth --family --rows-per-shard --device --workers --json "
-        "--quiet/-q"
+        "--out/-o --num --size --seed --format --image --depth --family --textures --rows-per-shard --device --workers "
+        "--json --quiet/-q"
     ),
     "data filter": (
         "sources --out/-o --rejected --root --min-side --max-aspect --max-blur --max-border --max-text --min-contrast "

@@ -1,8 +1,10 @@
 """Laws of a whole run: from a recipe and data to a model that loads, by the job and by the commands."""
 
 import json
+import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from ranks import lines, noisy_photos, options
@@ -10,11 +12,14 @@ from typer.testing import CliRunner
 
 from datool.cli import app
 from datool.data.batches.transforms import NUM_COLOUR_DRAWS, NUM_WINDOW_DRAWS, colour, window
+from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.jobs.train import plan, train
+from datool.models.specs import MODELS
 from datool.models.weights import load
 from datool.training.dataloading import Places, groups_of, own_set
 from datool.training.recipes import RECIPES, read_recipe
+from datool.training.validation import mean_scores
 
 NANO = replace(RECIPES["nano"], num_scenes=8, num_validation=4, batch_size=4, steps=4, validate_every=2, log_every=1)
 FEW = ["--set", "num_scenes=8", "--set", "num_validation=4", "--set", "validate_every=2", "--set", "log_every=1"]
@@ -78,7 +83,6 @@ def test_what_cannot_begin_leaves_no_run_behind(tmp_path):
 
 @pytest.mark.parametrize("name", ["nano-teacher", "nano-student-v1", "nano-student-v2", "nano-metric"])
 def test_every_stage_trains_on_own_data_and_is_scored_on_it(name, tmp_path, own):
-    pytest.importorskip("torchdata")
     if RECIPES[name].augment is not None:
         pytest.importorskip("kornia")
     recipe = replace(RECIPES[name], steps=2, validate_every=2, size_px=(28, 42), batch_size=6)
@@ -132,7 +136,8 @@ def test_every_recipe_is_printed_without_data(name, tmp_path):
     found = json.loads(done.stdout)
     assert found["recipe"]["model"] == RECIPES[name].model
     assert bool(found["missing"]) == (RECIPES[name].pseudo_batch > 0 or RECIPES[name].labelled == ())
-    assert not found["missing"] or "Write them: datool pseudo-label" in found["missing"] or "--l" in found["missing"]
+    wanted = ("Write them: datool pseudo-label", "--labelled FILE", "--data FILE")
+    assert not found["missing"] or any(words in found["missing"] for words in wanted)
 
 
 def load_nano():
@@ -158,6 +163,41 @@ def test_the_command_trains_goes_on_and_says_so(tmp_path):
     assert datool("train-teacher", "--out", out, "--resume", "--steps", 9).exit_code == 2
     refused = datool("train-teacher", "--recipe", "nano", "--out", out)
     assert refused.exit_code == 1 and "holds a run already" in refused.stderr
+
+
+def test_a_collapsed_run_ends_with_1_unless_it_is_allowed(tmp_path):
+    dead = ["--set", "head_bias=-100", "--set", "collapse_steps=4", "--set", "warmup=0", "--batch-size", 4, *FEW]
+    run = ["train-teacher", "--recipe", "nano", "--out", tmp_path / "run", "--steps", 6, *dead]
+    done = datool(*run)
+    assert done.exit_code == 1 and "a constant map in its place" in done.stderr and "--allow-collapse" in done.stderr
+    assert "uncorrelated, loss" in done.stderr
+    on = datool("train-teacher", "--out", tmp_path / "run", "--resume", "--allow-collapse", "--json")
+    assert on.exit_code == 0 and json.loads(on.stdout)["steps"] == 6
+    assert datool(*run[:4], tmp_path / "other", *run[5:], "--allow-collapse").exit_code == 0
+
+
+def test_labels_without_a_known_pixel_train_nothing(tmp_path, own):
+    for row in (own / "manifest.jsonl").read_text().splitlines():
+        np.save(tmp_path / json.loads(row)["depth"], np.full((40, 50), np.nan, np.float32))
+        shutil.copy(own / json.loads(row)["image"], tmp_path)
+    shutil.copy(own / "manifest.jsonl", tmp_path)
+    done = datool(
+        "train-teacher", "--recipe", "nano", "--data", tmp_path / "manifest.jsonl", "--out", tmp_path / "run",
+        "--steps", 3, "--size", 28, "--batch-size", 2, "--workers", 0, *FEW, "--set", "log_every=20",
+    )  # fmt: skip
+    assert done.exit_code == 1 and "no pixel of any target was known" in done.stderr and "data check" in done.stderr
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_training_does_not_take_an_exchanged_map_for_a_good_one():
+    row, truth = MODELS["nano"], np.random.default_rng(0).uniform(1, 9, (20, 30)).astype(np.float32)
+    known = DepthMap(truth, Quantity.DEPTH, Ambiguity.NONE)
+
+    def scores(values):
+        return mean_scores(iter([(values.astype(np.float32), known)]), row)
+
+    right, constant, exchanged = scores(3 / truth + 2), scores(np.ones_like(truth)), scores(-3 / truth + 2)
+    assert right["abs_rel"] < 1e-5 and exchanged == pytest.approx(constant) and constant["abs_rel"] > 0.1
 
 
 def test_a_dry_run_prints_the_recipe_as_a_file_and_writes_nothing(tmp_path):

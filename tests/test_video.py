@@ -24,9 +24,10 @@ from datool.evaluation.alignment import fit_scale_and_shift
 from datool.files import LOCK
 from datool.files.clips import CLIP_FORMATS
 from datool.files.video import Film
-from datool.jobs.predict.predict import PredictOptions, Progress, predict
+from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.depth_anything import build_model
 from datool.models.weights import save
+from datool.progress import Progress
 
 
 def shown(estimator, images, range="clip", flow=False):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from datool.cli.draw import LINE_EVERY_S, LISTED, Bar, draw_rows, draw_table, say
+from datool.cli.draw import LISTED, Bar, draw_rows, draw_table, say
 from datool.cli.help import ADVANCED, DATA, FORMATS, IN_OUT, LIMITS, MODEL, Typer
 from datool.cli.options import Device, Json, Out, Quiet, Roots, RowsPerShard, Split, Workers, folders
 
 if TYPE_CHECKING:
     from datool.jobs.data.check import SetReport
-    from datool.jobs.data.pack import PackProgress
 
 data = Typer(help="Check, pack, render, filter and download data sets.", epilog="Example: datool data check my-set/")
 
@@ -136,7 +133,7 @@ def pack(
     from datool.data.sources.table import find_source
     from datool.jobs.data.pack import PackOptions
     from datool.jobs.data.pack import pack as job
-    from datool.jobs.data.parallel import num_cores
+    from datool.parallel import num_cores
 
     name, place = find_source(source, folders(root))
     options = PackOptions(
@@ -151,7 +148,8 @@ def pack(
         retry_failed=retry_failed,
         only=only,
     )
-    summary = job(options, _lines(quiet))
+    with Bar(quiet) as bar:
+        summary = job(options, bar.update)
     if as_json:
         typer.echo(json.dumps(asdict(summary), default=str))
     elif not quiet:
@@ -194,7 +192,16 @@ def synth(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="indoor, outdoor or table-top. Default: a mixture.",
+            help="indoor, outdoor, table-top, close-up, sky or aerial. Default: a mixture.",
+            show_default=False,
+            rich_help_panel=IN_OUT,
+        ),
+    ] = None,
+    textures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Photos to lay on surfaces, 256 of them drawn by the seed. They show in the pictures.",
             show_default=False,
             rich_help_panel=IN_OUT,
         ),
@@ -225,6 +232,7 @@ def synth(
         image=image,
         depth=depth,
         family=family,
+        textures=textures,
         rows_per_shard=rows_per_shard,
         device=device,
         num_workers=workers,
@@ -429,20 +437,6 @@ def get(
     if summary.missing and not quiet:
         say("note", f"{len(summary.missing)} images are not in the archive: {', '.join(summary.missing[:3])}", "yellow")
     typer.echo(summary.root)
-
-
-def _lines(quiet: bool) -> Callable[[PackProgress], None]:
-    """Return a report of a run whose end is not known: a line now and then."""
-    started = said = time.monotonic()
-
-    def report(progress: PackProgress) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if not quiet and now - said >= LINE_EVERY_S:
-            said, done = now, progress.done + progress.failed
-            say("progress", f"{done} packed, {progress.skipped} before, {done / (now - started):.1f} images/s", "dim")
-
-    return report
 
 
 def _list(failed: list[tuple[str, str]], num: int, where: str) -> None:

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
+
+from datool.progress import Progress
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -65,19 +67,6 @@ def say(label: str, text: str, style: str) -> None:
     Console(stderr=True, soft_wrap=True, highlight=False).print(Text.assemble((f"{label}: ", style), printable))
 
 
-class Counts(Protocol):
-    """How far a job is, as every job reports it: items to do, done and failed, and something to tell."""
-
-    @property
-    def todo(self) -> int: ...  # noqa: D102
-    @property
-    def done(self) -> int: ...  # noqa: D102
-    @property
-    def failed(self) -> int: ...  # noqa: D102
-    @property
-    def message(self) -> str: ...  # noqa: D102
-
-
 class Bar:
     """Progress on stderr: a bar on a terminal, else a line now and then."""
 
@@ -93,31 +82,15 @@ class Bar:
         if self.bar is not None:
             self.bar.close()
 
-    def update(self, progress: Counts) -> None:
+    def update(self, progress: Progress) -> None:
         """Draw what a job reports."""
         if progress.message:
             say("note", progress.message, "yellow")
-        elif not self.quiet and progress.todo:
+        elif not self.quiet and (progress.todo or progress.done or progress.failed):
             if sys.stderr.isatty():
                 self._draw(progress)
             else:
                 self._write(progress)
-
-    def count(self, done: int, failed: int) -> None:
-        """Draw how many items are done where nobody knows how many there are."""
-        if self.quiet:
-            return
-        if not sys.stderr.isatty():
-            now = time.monotonic()
-            if now - self.said >= LINE_EVERY_S:
-                self.said = now
-                say("progress", f"{done + failed}, {(done + failed) / (now - self.started):.1f} images/s", "dim")
-            return
-        if self.bar is None:
-            from tqdm import tqdm
-
-            self.bar = tqdm(unit="img", dynamic_ncols=True)
-        self.bar.update(done + failed - self.bar.n)
 
     def step(self, line: Mapping[str, float], steps: int) -> None:
         """Draw a line of a training log: ``step`` of ``steps``, and the figures beside it."""
@@ -134,22 +107,25 @@ class Bar:
         self.bar.update(line["step"] - self.bar.n)
         self.bar.set_postfix_str(figures)
 
-    def _draw(self, progress: Counts) -> None:
+    def _draw(self, progress: Progress) -> None:
         if self.bar is None:
             from tqdm import tqdm
 
-            self.bar = tqdm(total=progress.todo, unit="img", dynamic_ncols=True)
-        if self.bar.total != progress.todo:  # the next of several sets
+            self.bar = tqdm(total=progress.todo or None, unit="img", dynamic_ncols=True)
+        if self.bar.total != (progress.todo or None):  # the next of several sets
             self.bar.reset(total=progress.todo)
         self.bar.update(progress.done + progress.failed - self.bar.n)
         if progress.failed:
             self.bar.set_postfix_str(f"{progress.failed} failed", refresh=False)
 
-    def _write(self, progress: Counts) -> None:
+    def _write(self, progress: Progress) -> None:
         now, count = time.monotonic(), progress.done + progress.failed
         if count == 0:
             self.started = self.said = now
         elif now - self.said >= LINE_EVERY_S:
             self.said, rate = now, count / (now - self.started)
-            left_s = (progress.todo - count) / rate
-            say("progress", f"{count} of {progress.todo}, {rate:.1f} images/s, {left_s:.0f} s left", "dim")
+            if progress.todo:
+                words = f"{count} of {progress.todo}, {rate:.1f} images/s, {(progress.todo - count) / rate:.0f} s left"
+            else:
+                words = f"{count} done, {progress.skipped} before, {rate:.1f} images/s"
+            say("progress", words, "dim")

@@ -223,7 +223,7 @@ def pseudo_label(
         max_failures=max_failures,
     )
     lines = _Lines(quiet)
-    summary = job(options, lines.update, lambda text: say("note", text, "yellow"))
+    summary = job(options, lines.update)
     _end(summary, as_json, quiet)
 
 
@@ -235,7 +235,9 @@ class _Lines:
 
     def update(self, status: LabelStatus) -> None:
         """Say how far it is, if it was not just said."""
-        if not self.quiet and time.monotonic() - self.said >= LINE_EVERY_S:
+        if status.message:
+            say("note", status.message, "yellow")
+        elif not self.quiet and time.monotonic() - self.said >= LINE_EVERY_S:
             self.said = time.monotonic()
             say("progress", ", ".join(f"{value} {name}" for name, value in _rows(status).items()), "dim")
 

@@ -157,6 +157,14 @@ Resume = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+AllowCollapse = Annotated[
+    bool,
+    typer.Option(
+        "--allow-collapse",
+        help="Continue even if predictions stay uncorrelated with their targets.",
+        rich_help_panel=TRAINING,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
@@ -192,6 +200,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
         size: Size = None,
         precision: Precision = None,
         set_: Settings = None,
+        allow_collapse: AllowCollapse = False,
         resume: Resume = False,
         dry_run: DryRun = False,
         device: Device = "auto",
@@ -223,7 +232,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
             out=out,
             places=places,
             resume=resume,
-            settings=settings(set_),
+            settings=settings([*(set_ or []), *(["allow_collapse=true"] if allow_collapse else [])]),
             device=device,
             num_workers=workers,
         )
@@ -235,7 +244,7 @@ def train_command(default: str, about: str, recipes: str) -> Callable[..., None]
             _draw_plan(plan(chosen, options), as_json)
             return
         with Bar(quiet) as bar:
-            summary = train(chosen, options, _teller(bar, quiet))
+            summary = train(chosen, options, _progress(bar, quiet))
         if summary.rank == 0:
             _draw(summary, as_json, quiet)
 
@@ -284,24 +293,31 @@ def _changed(
     return recipe
 
 
-def _teller(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
+def _progress(bar: Bar, quiet: bool) -> Callable[[Mapping[str, Any]], None]:
     """Return what draws the lines of a run's log."""
     steps = 0
 
-    def tell(line: Mapping[str, Any]) -> None:
+    def draw(line: Mapping[str, Any]) -> None:
         nonlocal steps
         if "steps" in line:
             steps = line["steps"]
         elif "message" in line:
             say("note", line["message"], "yellow")
         elif "event" in line:
-            ids = ", ".join(line["ids"][:_LISTED_IDS])
-            loss = f", loss {line['loss']:.4g}" if "loss" in line else ""
-            say("note", f"step {line['step']}: {line['event']}{loss}; samples {ids}", "yellow")
+            say("note", _told(line), "yellow")
         else:
             bar.step(line, steps)
 
-    return tell
+    return draw
+
+
+def _told(line: Mapping[str, Any]) -> str:
+    """Return an event of the log in words."""
+    loss = f", loss {line['loss']:.4g}" if "loss" in line else ""
+    if "correlation" in line:
+        rest = f" (a constant map: {line['constant_loss']:.4g}); correlation with the targets {line['correlation']:.2f}"
+        return f"step {line['step']}: {line['event']}{loss}{rest} over the last {line['over_steps']} steps"
+    return f"step {line['step']}: {line['event']}{loss}; samples {', '.join(line['ids'][:_LISTED_IDS])}"
 
 
 def _draw(summary: TrainSummary, as_json: bool, quiet: bool) -> None:

@@ -8,7 +8,6 @@ last line that was cut off is dropped. At the end of a run the manifest is writt
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from datool import __version__
 from datool.errors import DatoolError
 from datool.files import write_bytes
+from datool.files.atomic import append
 
 MANIFEST = "manifest.jsonl"
 # Films are no rows of the data set that a manifest is, so they have a file of their own.
@@ -151,24 +151,12 @@ def write_manifest(folder: Path, rows: Iterable[Line], name: str = MANIFEST) -> 
 
 
 def append_row(folder: Path, row: Line, name: str = MANIFEST) -> None:
-    """Append a row with one write, so that a killed process leaves it whole or cut off, and others untouched.
+    """Append a row to a list that is there.
 
     Raises:
         DatoolError: it cannot be written.
     """
-    path = folder / name
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            line = row.to_line()
-            if os.write(handle, line) != len(line):
-                raise DatoolError(f"cannot write {path}: disk full.", "Free some space, then run the same command.")
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise DatoolError(
-            f"cannot write {path}: {error.strerror}.", "Free some space or give permission, then run the same command."
-        ) from error
+    append(folder / name, row.to_line())
 
 
 def _row(line: bytes) -> ManifestRow | None:

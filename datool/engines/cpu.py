@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datool.engines.arithmetic import scaled
 from datool.models.encoders import PyramidEncoder, is_plain_attention
 
 # mallopt's numbers and what they are set to: one pool for all threads, that keeps up to 1 GiB, and no mmap below it.
@@ -46,9 +47,7 @@ class PackedLinear(nn.Module):
         scale: Tensor | None = None,
     ) -> None:
         super().__init__()
-        weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
-        if scale is not None:
-            weight, bias = weight * scale.detach()[:, None], None if bias is None else bias * scale.detach()
+        weight, bias = scaled(linear, scale)
         self.dtype = dtype
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype), None)
         self.bias = None if bias is None else bias.to(dtype)

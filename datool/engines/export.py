@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from datool import __version__
+from datool.engines.arithmetic import cubic
 from datool.engines.base import Card
 from datool.engines.exported import META
 from datool.errors import DatoolError, lookup, require
+from datool.files.atomic import take_place, writable
 from datool.models.depth_anything import DepthAnything
 from datool.models.encoders import ViTEncoder
 from datool.models.weights import LoadedModel
@@ -124,7 +125,7 @@ def staged(path: Path) -> Iterator[Path]:
     Raises:
         DatoolError: the folder cannot be written to.
     """
-    try:
+    with writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".datool-", suffix=".tmp", dir=path.parent) as folder:
             yield Path(folder) / path.name
@@ -132,9 +133,7 @@ def staged(path: Path) -> Iterator[Path]:
             if len(files) > 1:  # OpenVINO's graph goes first and comes last: never beside the weights of another
                 path.unlink(missing_ok=True)
             for file in files:
-                os.replace(file, path.with_name(file.name))
-    except OSError as error:
-        raise DatoolError(f"cannot write {path}: {error.strerror or error}.", "Give another --out.") from error
+                take_place(file, path.with_name(file.name))
 
 
 class _Graph(nn.Module):
@@ -169,7 +168,7 @@ def _embed_positions(vit: Any, patches_bhwc: Tensor) -> Tensor:
 def resize_weights(count: int, size: Tensor, side: int, stored: Tensor) -> Tensor:
     """Return (count, side): what DINOv2's rule takes of each stored position for each token of one direction.
 
-    The rule of `datool.models.encoders.dinov2_position` (bicubic with a = -0.75, edges repeated, by the scale
+    The rule of `datool.models.encoders.dinov2_position` (bicubic, edges repeated, by the scale
     (n + 0.1) / side) as a matrix, since a graph's resize knows only scales that are fixed.
 
     Args:
@@ -181,15 +180,7 @@ def resize_weights(count: int, size: Tensor, side: int, stored: Tensor) -> Tenso
     place = (torch.arange(count, dtype=torch.float32) + 0.5) / scale - 0.5
     first = place.floor()
     rest = (place - first)[:, None]
-    a = -0.75
-
-    def near(t: Tensor) -> Tensor:
-        return ((a + 2) * t - (a + 3)) * t * t + 1
-
-    def far(t: Tensor) -> Tensor:
-        return ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-
-    weights = torch.cat([far(rest + 1), near(rest), near(1 - rest), far(2 - rest)], dim=1)
+    weights = torch.cat(cubic(rest), dim=1)
     sources = (first[:, None] + torch.arange(-1.0, 3.0)).clamp(0, side - 1)
     return ((sources[:, :, None] == torch.arange(float(side))) * weights[:, :, None]).sum(1)
 

@@ -21,7 +21,8 @@ from datool.depth import Ambiguity, Quantity
 from datool.engines.base import Card, Engine, choose_device
 from datool.errors import DatoolError, lookup, require
 from datool.models.hub import sha256_of
-from datool.models.weights import BROKEN, RUN_FILES, WEIGHT_FILES
+from datool.models.specs import RUN_FILES, WEIGHT_FILES
+from datool.models.weights import BROKEN
 
 # The key under which each format holds datool's entry.
 META = "datool"

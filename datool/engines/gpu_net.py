@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datool.engines.arithmetic import scaled
 from datool.models.depth_anything import DepthAnything
 from datool.models.dpt import DPTHead
 from datool.models.encoders import ViTEncoder, is_plain_attention
@@ -36,7 +37,7 @@ class Linear(nn.Module):
 
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, gamma: Tensor | None = None) -> None:
         super().__init__()
-        weight, bias = _scaled(layer, gamma)
+        weight, bias = scaled(layer, gamma)
         self.register_buffer("weight", weight.to(dtype))
         self.register_buffer("bias", None if bias is None else bias.to(dtype))
 
@@ -60,7 +61,7 @@ class Fp8Linear(nn.Module):
     def __init__(self, layer: nn.Linear, dtype: torch.dtype, gamma: Tensor | None = None) -> None:
         super().__init__()
         self.dtype = dtype
-        weight, bias = _scaled(layer, gamma)
+        weight, bias = scaled(layer, gamma)
         rounded, scale = to_fp8(weight)
         self.register_buffer("weight", rounded)
         self.register_buffer("scale", scale.t().contiguous())
@@ -288,13 +289,6 @@ def _is_plain(block: Any) -> bool:
 
 def _gamma(layer_scale: Any) -> Tensor | None:
     return getattr(layer_scale, "gamma", None)
-
-
-def _scaled(layer: nn.Linear, gamma: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
-    if gamma is None:
-        return weight, bias
-    return weight * gamma.detach()[:, None], None if bias is None else bias * gamma.detach()
 
 
 def _block(block: nn.Module, stream: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:

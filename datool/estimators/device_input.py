@@ -11,13 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datool.engines.arithmetic import cubic
 from datool.errors import require
-
-# By EXIF orientation: the axes that are swapped, and those that are reversed then. Source: EXIF 2.32, tag 0x0112.
-TURNS = {2: (False, (1,)), 3: (False, (0, 1)), 4: (False, (0,)), 5: (True, ()), 6: (True, (1,)), 7: (True, (0, 1)),
-         8: (True, (0,))}  # fmt: skip
-# Of the cubic kernel, as in OpenCV.
-SHARPNESS = -0.75
+from datool.files.images import TURNS
 
 
 def jpeg_decoder(device: torch.device) -> Callable[[bytes, int], Tensor]:
@@ -105,14 +101,7 @@ def _taps(before: int, after: int, device: torch.device) -> tuple[Tensor, Tensor
     centre = ((np.arange(after) + 0.5) * (before / after) - 0.5).astype(np.float32)
     first = np.floor(centre)
     x = (centre - first).astype(np.float64)
-    one, two = 1 + x, 1 - x
-    weights = np.stack(
-        [
-            ((SHARPNESS * one - 5 * SHARPNESS) * one + 8 * SHARPNESS) * one - 4 * SHARPNESS,
-            ((SHARPNESS + 2) * x - (SHARPNESS + 3)) * x * x + 1,
-            ((SHARPNESS + 2) * two - (SHARPNESS + 3)) * two * two + 1,
-        ]
-    )
-    weights = np.concatenate([weights, 1 - weights.sum(0, keepdims=True)])
+    weights = np.stack(cubic(x)[:3])
+    weights = np.concatenate([weights, 1 - weights.sum(0, keepdims=True)])  # as OpenCV does
     places = np.clip(first + np.arange(-1, 3)[:, None], 0, before - 1)
     return torch.from_numpy(places.astype(np.int64)).to(device), torch.from_numpy(weights.astype(np.float32)).to(device)

@@ -57,14 +57,14 @@ def load(
     return Predictor(engine, size_px=size_px, batch_size=batch_size)
 
 
-def open_model(spec: str | Path, say: Callable[[str], None] | None = None) -> LoadedModel | Exported:
+def open_model(spec: str | Path, progress: Callable[[str], None] | None = None) -> LoadedModel | Exported:
     """Return what a text names: a file of `datool export`, else a model as of `datool.models.weights.load`.
 
     Raises:
         DatoolError: it cannot be had.
     """
     path = exported.find(spec)
-    return load_weights(spec, say) if path is None else exported.read(path)
+    return load_weights(spec, progress) if path is None else exported.read(path)
 
 
 def error_of(near: np.ndarray, exact: np.ndarray) -> float:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar, overload
 
@@ -25,9 +25,9 @@ from datool.estimators.transfers import Transfers
 from datool.files import read_image
 from datool.models.depth_anything import DepthAnything
 from datool.models.weights import LoadedModel
+from datool.parallel import map_threads, num_io_threads
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 Photo = np.ndarray | str | Path
 Size = tuple[int, int]
 
@@ -200,29 +200,21 @@ class Predictor:
         # Several batches on a thread each keep CPU cores busier than one batch on all of them, whose threads wait for
         # the slowest at the end of every layer: badly so where reading, writing or another program takes a core.
         lanes = lanes or {"cpu": min(num_threads, MAX_LANES), "cuda": GPU_LANES}.get(self.device.type, 1)
-        running: deque[Future[list[Prediction[Item]]]] = deque()
-        lasting = self._lanes if on_gpu else None
-        pool = lasting or ThreadPoolExecutor(
-            lanes, "datool-lane", torch.set_num_threads, (max(1, num_threads // lanes),)
+        photos = map_threads(prepare, items, num_io_threads(), ahead=128 if on_gpu else 2 * lanes, name="datool-read")
+        predictions = map_threads(
+            self._predict_batch,
+            self._batches(photos),
+            lanes,
+            ahead=lanes,
+            name="datool-lane",
+            start=partial(torch.set_num_threads, max(1, num_threads // lanes)),
+            pool=self._lanes if on_gpu else None,
         )
         try:
-            photos = _ahead(items, prepare, ahead=128 if on_gpu else 2 * lanes)
-            for batch in self._batches(photos):
-                if isinstance(batch, Prediction):
-                    yield batch
-                    continue
-                running.append(pool.submit(self._predict_batch, batch))
-                if len(running) > lanes:
-                    yield from running.popleft().result()
-            while running:
-                yield from running.popleft().result()
+            with closing(photos), closing(predictions):
+                for batch in predictions:
+                    yield from batch
         finally:
-            for left in running:
-                left.cancel()
-            wait(running)
-            if lasting is None:
-                pool.shutdown()
-            photos.close()
             torch.set_num_threads(num_threads)  # what a lane sets reaches beyond its thread
 
     def _batches(
@@ -271,8 +263,10 @@ class Predictor:
             return self._batch_size
         return max(1, GPU_BATCH_PIXELS // (size[0] * size[1])) if self.device.type == "cuda" else 1
 
-    def _predict_batch(self, batch: Sequence[_Ready[Item]]) -> list[Prediction[Item]]:
+    def _predict_batch(self, batch: Sequence[_Ready[Item]] | Prediction[Item]) -> list[Prediction[Item]]:
         """Return the predictions of photos of one network size; halve the batch while it does not fit in memory."""
+        if isinstance(batch, Prediction):  # it could not be read
+            return [batch]
         predictions: list[Prediction[Item]] = []
         size = batch[0].network_size
         while rest := batch[len(predictions) :]:
@@ -321,27 +315,6 @@ class Predictor:
             f"not enough memory on {self.device} for a network input of {size[1]}x{size[0]}.",
             "Lower --size, or use another --device.",
         )
-
-
-def num_workers() -> int:
-    """Return how many threads to read with, and how many to write with: half of this process's CPU cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // 2)
-
-
-def _ahead(items: Iterable[Item], work: Callable[[Item], Result], ahead: int) -> Generator[Result]:
-    """Yield ``work(item)`` in the order of the items, done in threads, at most ``ahead`` items early."""
-    pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="datool-read")
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _pixels(photo: Photo) -> np.ndarray:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import islice
+from itertools import count, islice, takewhile
 from math import ceil
 
 import numpy as np
@@ -19,6 +18,7 @@ from datool.errors import DatoolError
 from datool.estimators import Estimator
 from datool.estimators.steady import Steady
 from datool.files.video import Clip, Frame
+from datool.parallel import map_threads
 
 RANGES = ("clip", "ema", "frame")
 # Frames that are predicted together, bounded by their pixels too.
@@ -115,10 +115,9 @@ class Video:
     def _predicted(self, frames: Generator[Frame]) -> Generator[tuple[Frame, DepthMap]]:
         """Yield frames with their maps; the next ones are decoded while these are predicted."""
         # The thread ends before the frames are closed, since what runs cannot be closed.
-        with closing(frames), ThreadPoolExecutor(1, thread_name_prefix="datool-decode") as pool:
-            coming = pool.submit(_chunk, frames)
-            while chunk := coming.result():
-                coming = pool.submit(_chunk, frames)
+        chunks = map_threads(lambda _: _chunk(frames), count(), 1, ahead=1, name="datool-decode")
+        with closing(frames), closing(chunks):
+            for chunk in takewhile(len, chunks):
                 yield from zip(chunk, self.estimator.predict([frame.image for frame in chunk]), strict=True)
 
     def _ends_of(self, clip: Clip) -> Ends | None:

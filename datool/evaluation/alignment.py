@@ -15,8 +15,6 @@ MIN_PIXELS = 10
 BLOCK = 8192
 # Huber's constant for 95 % efficiency on Gaussian residuals, and how often weights are renewed.
 HUBER_K, HUBER_STEPS = 1.345, 20
-# Relative errors beyond this count as this; and the most pixels that each serve as anchor (MoGe's 64 x 64).
-TRUNCATION, MAX_ANCHORS = 1.0, 4096
 # Median absolute deviation of a Gaussian, in standard deviations.
 MAD_OF_GAUSSIAN = 0.6744897501960817
 # Below this share of the values' size, a spread or a residual is rounding and counts as 0.
@@ -49,6 +47,17 @@ def fit_scale_and_shift(pred: np.ndarray, truth: np.ndarray, weights: np.ndarray
         covariance += float(weighted @ np.subtract(truth[part], truth_mean, dtype=np.float64))
     scale = 0.0 if is_constant(pred) or spread <= 0 else covariance / spread
     return scale, truth_mean - scale * pred_mean
+
+
+def fit_positive(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """Return the least-squares scale and shift with a scale of at least 0: for a prediction with near and far exchanged
+    that is 0 and the mean of truth, so that it scores as a constant map.
+
+    Raises:
+        DatoolError: fewer than 10 pixels.
+    """
+    scale, shift = fit_scale_and_shift(pred, truth)
+    return (scale, shift) if scale > 0 else (0.0, _mean(truth, None))
 
 
 def fit_or_zero(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -139,45 +148,6 @@ def fit_l1(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     return scale, shift
 
 
-def fit_scale_l1_truncated(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Return the scale that makes the mean of min(relative error, 1) smallest, exactly, and shift 0.
-
-    Args:
-        pred, truth: (N,) values at the pixels that count; truth above 0.
-    Raises:
-        DatoolError: fewer than 10 pixels.
-
-    Source: Wang et al. 2024 (MoGe), arXiv:2410.19115; moge/utils/alignment.py. The limit of 1 is UNVERIFIED.
-    """
-    pred, truth = _checked(pred, truth)
-    return _slope_l1_truncated(pred, truth, 1 / truth)[0], 0.0
-
-
-def fit_l1_truncated(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """Return the scale and shift that make the mean of min(relative error, 1) smallest.
-
-    Every pixel in turn is the one that the line passes through, which leaves a scale to find; the best of them is kept.
-    That is O(n^2 log n), seconds for the 4,096 pixels that are the most it takes. Least squares of all is not tried.
-
-    Args:
-        pred, truth: (N,) values at the pixels that count; truth above 0.
-    Raises:
-        DatoolError: fewer than 10 pixels, or more than 4,096.
-
-    Source: as `fit_scale_l1_truncated`.
-    """
-    pred, truth = _checked(pred, truth)
-    if len(pred) > MAX_ANCHORS:
-        raise DatoolError(f"a truncated fit takes {MAX_ANCHORS} pixels at most, got {len(pred)}.", "Set fit_cells=64.")
-    weights = 1 / truth
-    best, scale, shift = np.inf, 0.0, 0.0
-    for anchor in range(len(pred)):
-        slope, cost = _slope_l1_truncated(pred - pred[anchor], truth - truth[anchor], weights)
-        if cost < best:
-            best, scale, shift = cost, slope, float(truth[anchor] - slope * pred[anchor])
-    return scale, shift
-
-
 def fit_huber(pred: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Return scale and shift under Huber's loss, by 20 rounds of reweighted least squares.
 
@@ -233,26 +203,6 @@ def _slope_l1(pred: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> float
     return weighted_median(truth[counts] / pred[counts], weights[counts] * np.abs(pred[counts]))
 
 
-def _slope_l1_truncated(pred: np.ndarray, truth: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Return the slope a with the least sum of min(w |a pred - truth|, 1), and that sum.
-
-    The sum is piecewise linear in a, and bends three times a pixel: where its error stops to be 1, is 0, is 1 again.
-    """
-    counts = pred != 0
-    rest = float(np.minimum(weights[~counts] * np.abs(truth[~counts]), TRUNCATION).sum())
-    if not counts.any():
-        return 0.0, rest
-    middle, steep = truth[counts] / pred[counts], weights[counts] * np.abs(pred[counts])
-    reach = TRUNCATION / steep
-    bends = np.concatenate([middle - reach, middle, middle + reach])
-    turns = np.concatenate([-steep, 2 * steep, -steep])
-    order = np.argsort(bends)
-    bends, slopes = bends[order], np.cumsum(turns[order])
-    drops = np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(bends))])
-    lowest = int(np.argmin(drops))
-    return float(bends[lowest]), rest + len(middle) * TRUNCATION + float(drops[lowest])
-
-
 def _checked(pred: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     _enough(pred)
     return pred.astype(np.float64), truth.astype(np.float64)
@@ -285,16 +235,13 @@ class Alignment:
 ALIGNMENTS: dict[str, Alignment] = {
     "least-squares": Alignment(fit_scale_and_shift, Ambiguity.SCALE_AND_SHIFT, "least squares, scale and shift"),
     "least-squares-or-zero": Alignment(fit_or_zero, Ambiguity.SCALE_AND_SHIFT, "the same; 0 for a constant map"),
+    "least-squares-positive": Alignment(
+        fit_positive, Ambiguity.SCALE_AND_SHIFT, "least squares, scale at least 0, and shift"
+    ),
     "scale": Alignment(fit_scale, Ambiguity.SCALE, "least squares, scale alone"),
     "median": Alignment(fit_medians, Ambiguity.SCALE, "ratio of medians"),
     "l1": Alignment(fit_l1, Ambiguity.SCALE_AND_SHIFT, "least relative error, scale and shift"),
     "l1-scale": Alignment(fit_scale_l1, Ambiguity.SCALE, "least relative error, scale alone"),
-    "l1-truncated": Alignment(
-        fit_l1_truncated, Ambiguity.SCALE_AND_SHIFT, "least relative error cut at 1, scale and shift; slow"
-    ),
-    "l1-scale-truncated": Alignment(
-        fit_scale_l1_truncated, Ambiguity.SCALE, "least relative error cut at 1, scale alone"
-    ),
     "huber": Alignment(fit_huber, Ambiguity.SCALE_AND_SHIFT, "Huber's loss, scale and shift"),
     "none": Alignment(no_fit, Ambiguity.NONE, "none: metric predictions only"),
 }

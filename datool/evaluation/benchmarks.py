@@ -70,15 +70,6 @@ def protocol_for(bench: str, name: str = "") -> Protocol:
     return replace(protocol, **row.protocols[name])
 
 
-def weighted_mean(values: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """Return the mean of groups weighted by their pixels or pairs: what pooling them gives.
-
-    Args:
-        values, weights: by group, the same groups.
-    """
-    return sum(values[name] * weights[name] for name in weights) / sum(weights.values())
-
-
 V2_PAPER = "Yang et al. 2024 (V2), arXiv:2406.09414, table 2"
 V1_PAPER = "Yang et al. 2024 (V1), arXiv:2401.10891, table 2"
 PLUMBLINE = "an independent run (plumbline) with inversion to depth gets V2-S / B / L"

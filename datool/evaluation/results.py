@@ -18,6 +18,7 @@ from datool.evaluation.benchmarks import Benchmark, Published
 from datool.evaluation.metrics import METRICS
 from datool.evaluation.protocols import Protocol
 from datool.files import write_bytes
+from datool.files.atomic import append
 
 FIXED = (
     *("bench", "id", "status", "kind", "reason", "flags", "group", "weight", "scale", "shift", "protocol"),
@@ -254,11 +255,7 @@ def append_row(path: Path, row: ImageRow) -> None:
     Raises:
         DatoolError: it cannot be written.
     """
-    try:
-        with open(path, "ab") as file:
-            file.write(to_csv([row]).encode())
-    except OSError as error:
-        raise DatoolError(f"cannot write {path}: {error.strerror}.", "Free some space, run the same again.") from error
+    append(path, to_csv([row]).encode())
 
 
 Key = tuple[str, str, str]

@@ -25,6 +25,16 @@ from datool.files.exr import read_exr
 
 MAX_PIXELS = 200_000_000
 EXIF_ORIENTATION = 0x0112
+# By EXIF orientation: whether height and width are swapped, and the axes that are reversed then. Source: EXIF 2.32.
+TURNS: dict[int, tuple[bool, tuple[int, ...]]] = {
+    2: (False, (1,)),
+    3: (False, (0, 1)),
+    4: (False, (0,)),
+    5: (True, ()),
+    6: (True, (1,)),
+    7: (True, (0, 1)),
+    8: (True, (0,)),
+}
 # A marker that ends a JPEG scan: 0xFF followed by anything but a stuffed zero, a restart marker or fill.
 JPEG_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 # What the decoders raise on broken files, found by cutting and flipping bytes of every format.
@@ -217,11 +227,9 @@ def _orientation(header: Image.Image) -> int:
 
 
 def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Return the (H, W, 3) pixels upright. Source: EXIF 2.32, tag 0x0112."""
-    if orientation in (2, 4, 5, 7):
-        pixels = pixels[:, ::-1]
-    quarter_turns = {3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}.get(orientation, 0)
-    return np.ascontiguousarray(np.rot90(pixels, quarter_turns))
+    """Return the (H, W, 3) pixels upright."""
+    swapped, reversed_axes = TURNS.get(orientation, (False, ()))
+    return np.ascontiguousarray(np.flip(pixels.swapaxes(0, 1) if swapped else pixels, reversed_axes))
 
 
 def _jpeg_is_whole(data: bytes) -> bool:

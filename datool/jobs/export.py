@@ -82,7 +82,7 @@ class ExportSummary:
     seconds: float
 
 
-def export(options: ExportOptions, say: Callable[[str], None] = lambda _: None) -> ExportSummary:
+def export(options: ExportOptions, progress: Callable[[str], None] = lambda _: None) -> ExportSummary:
     """Write a model for another runtime, whole or not at all.
 
     It is read back and run on a picture, upright and on its side, so that two shapes of input are tried; what is
@@ -90,7 +90,7 @@ def export(options: ExportOptions, say: Callable[[str], None] = lambda _: None) 
 
     Args:
         options: what and how.
-        say: gets lines of text.
+        progress: gets lines of text.
     Raises:
         DatoolError: no such model, format or picture; a file in the way; a missing library; or too large an error.
     """
@@ -108,7 +108,7 @@ def export(options: ExportOptions, say: Callable[[str], None] = lambda _: None) 
     lookup(dict.fromkeys(row.precisions), options.precision, f"precision of --format {options.format}")
     if options.precision == "int8" and options.calibrate is None:
         raise DatoolError("int8 needs pictures to calibrate on.", "Give a folder of your photos: --calibrate DIR.")
-    loaded = load(options.model, say)
+    loaded = load(options.model, progress)
     exact = Predictor(loaded, "cpu", "fp32", options.size_px, at_network_size=True)
     path = _target(options, f"{loaded.name}-{options.precision}{row.suffix}", row.suffix)
     picture, checked_on = _picture(options.check)

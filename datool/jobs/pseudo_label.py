@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from datool.labelling.labeller import LabelOptions
     from datool.labelling.worker import LabelJob, LabelWorker
 
-Report = Callable[[LabelStatus], None]
+Progress = Callable[[LabelStatus], None]
 
 ENGINES = ("local", "ray")
 POLL_S = 1.0
@@ -105,8 +105,7 @@ class LabelSummary:
 
 def pseudo_label(
     options: PseudoLabelOptions,
-    progress: Report = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
 ) -> LabelSummary:
     """Label all photos of the inputs, or do this worker's share of it and what dead ones left.
 
@@ -115,8 +114,7 @@ def pseudo_label(
 
     Args:
         options: what, with what, where to.
-        progress: called every two seconds with the state of the whole set, and at the end.
-        say: gets messages.
+        progress: called every two seconds with the state of the whole set, at the end, and with messages.
     Raises:
         DatoolError: nothing to label; ``out`` was begun with other inputs, another model or anything else that decides
             bytes; too many failures; photos or folder cannot be reached; or memory or the disk is full. What is done is
@@ -124,11 +122,11 @@ def pseudo_label(
         KeyboardInterrupt: as it came.
     """
     started = time.monotonic()
-    job = _prepare(options, say)
+    job = _prepare(options, progress)
     if options.engine == "ray":
         _run_ray(job, options.workers, progress)
     else:
-        _run_local(job, options, progress, say)
+        _run_local(job, options, progress)
     labels = LabelSet(job.out, job.units_sha256)
     status = labels.status()
     progress(status)
@@ -144,7 +142,7 @@ def read_status(out: Path) -> LabelStatus:
     return LabelSet(out).status()
 
 
-def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> LabelJob:
+def _prepare(options: PseudoLabelOptions, progress: Progress) -> LabelJob:
     lookup(dict.fromkeys(FORMATS), options.format, "format of labels")
     lookup(dict.fromkeys(ENGINES), options.engine, "engine")
     if options.model == "auto":
@@ -156,21 +154,21 @@ def _prepare(options: PseudoLabelOptions, say: Callable[[str], None]) -> LabelJo
     out = options.out.absolute()
     inputs = find_inputs(options.inputs, options.roots, out)
     from datool.labelling.labeller import LabelOptions
-    from datool.labelling.worker import LabelJob
+    from datool.labelling.worker import LabelJob, messages
 
     labels = options.labels or LabelOptions()
     able = can_refer if options.format == "shards" else has_own_files
     stuck = None if labels.keep_images else next((found for found in inputs if not able(found)), None)
     if stuck:
         raise DatoolError(f"labels cannot refer to photos in {stuck.given}.", "Store them beside: --keep-images.")
-    identity = begin(out, inputs, options.rows_per_shard, say)
+    identity = begin(out, inputs, options.rows_per_shard, messages(out, progress))
     return LabelJob(out, inputs, identity, options.model, labels, options.format, options.device, options.max_failures)
 
 
 # Engines
 
 
-def _run_local(job: LabelJob, options: PseudoLabelOptions, progress: Report, say: Callable[[str], None]) -> None:
+def _run_local(job: LabelJob, options: PseudoLabelOptions, progress: Progress) -> None:
     import torch
 
     from datool.engines.base import choose_device
@@ -184,12 +182,12 @@ def _run_local(job: LabelJob, options: PseudoLabelOptions, progress: Report, say
         if ranks.world > 1:
             if options.worker or options.workers > 1:
                 raise DatoolError("torchrun already starts the workers.", "Leave --worker and --workers out.")
-            report = progress if ranks.first else _quiet
-            work(replace(job, device=str(ranks.device)), (ranks.rank, ranks.world), report, say)
+            progress = progress if ranks.first else _quiet
+            work(replace(job, device=str(ranks.device)), (ranks.rank, ranks.world), progress)
             return
     workers = options.workers or num_gpus
     if workers == 1:
-        work(job, share, progress, say)
+        work(job, share, progress)
     else:
         _run_processes(job, share, workers, num_gpus if device.type == "cuda" else 0, progress)
 
@@ -198,7 +196,7 @@ def _quiet(status: LabelStatus) -> None:
     pass
 
 
-def _run_processes(job: LabelJob, share: tuple[int, int], workers: int, num_gpus: int, progress: Report) -> None:
+def _run_processes(job: LabelJob, share: tuple[int, int], workers: int, num_gpus: int, progress: Progress) -> None:
     """Run so many workers here, each a process, on a GPU each if there are some."""
     import torch
 
@@ -252,7 +250,7 @@ def _child(job: LabelJob, share: tuple[int, int], stop: Any, errors: Any) -> Non
         errors.put((error.problem, error.hint))
 
 
-def _run_ray(job: LabelJob, workers: int, progress: Report) -> None:
+def _run_ray(job: LabelJob, workers: int, progress: Progress) -> None:
     """Run each unit as a task of a Ray cluster: the one that is there, else one on this machine."""
     ray = require("ray", "ray", "--engine ray")
     from datool.labelling.worker import report_status

@@ -43,7 +43,6 @@ from datool.training.validation import RenderedHoldout, Scores, mean_scores
 RECIPE, PLACES = "recipe.json", "data.json"
 # Images of a validation set that are scored.
 MAX_VALIDATION = 500
-Tell = Callable[[Line], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,24 +130,24 @@ def train(recipe: Recipe, options: TrainOptions, progress: Callable[[Line], None
     recipe.check()
     with ExitStack() as stack:
         ranks = stack.enter_context(process_group(choose_device(options.device), group=recipe.shard))
-        tell = progress if progress and ranks.first else _silent
+        progress = progress if progress and ranks.first else _silent
         places = _places(options)
         feed = ranks.together(lambda: make_batches(recipe, places, ranks, options.num_workers))
         if options.resume:
             _check_samples(options.out, feed.num_samples)
         steps = count_steps(recipe, feed.num_samples[-1])
-        objective = _objective(recipe, ranks, tell)
+        objective = _objective(recipe, ranks, progress)
         # A checkpoint has all weights: those to begin from may be gone by then.
         begun = options.resume and checkpointed(options.out)
         begin = replace(recipe, init="", init_head=False) if begun else recipe
-        trainer = Trainer(recipe, steps, lambda: init_model(begin, _said(tell)), objective, feed, ranks)
+        trainer = Trainer(recipe, steps, lambda: init_model(begin, _messages(progress)), objective, feed, ranks)
         validate = ranks.together(lambda: _validation(recipe, places, trainer))
         if ranks.first:
             stack.enter_context(held(options.out))
             write_bytes(options.out / RECIPE, write_recipe(recipe).encode())
             write_bytes(options.out / PLACES, places.to_json(feed.num_samples).encode())
-        tell({"steps": steps})
-        outcome = run(trainer, options.out, options.resume, validate, tell)
+        progress({"steps": steps})
+        outcome = run(trainer, options.out, options.resume, validate, progress)
     return TrainSummary(outcome.weights, outcome.steps, outcome.scores, time.monotonic() - started, ranks.rank)
 
 
@@ -221,9 +220,9 @@ def _check_samples(out: Path, num_samples: tuple[int, ...]) -> None:
         )
 
 
-def _objective(recipe: Recipe, ranks: Ranks, tell: Tell) -> Objective:
+def _objective(recipe: Recipe, ranks: Ranks, progress: Callable[[Line], None]) -> Objective:
     """Return what is minimised, its frozen encoder in place."""
-    frozen = ranks.together(lambda: frozen_encoder(recipe, _said(tell)))
+    frozen = ranks.together(lambda: frozen_encoder(recipe, _messages(progress)))
     if frozen is None:
         return make_objective(recipe, None, -1)
     frozen = frozen.to(ranks.device).to(memory_format=torch.channels_last)
@@ -276,9 +275,9 @@ def _pairs(
             yield np.full(sample.depth.shape, np.nan, np.float32), sample.depth
 
 
-def _said(tell: Tell) -> Callable[[str], None]:
-    return lambda text: tell({"message": text})
+def _messages(progress: Callable[[Line], None]) -> Callable[[str], None]:
+    return lambda line: progress({"message": line})
 
 
 def _silent(line: Line) -> None:
-    """Tell nobody."""
+    """Draw nothing."""

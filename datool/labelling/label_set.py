@@ -30,8 +30,9 @@ import numpy as np
 from datool.data.manifest import MANIFEST
 from datool.data.shards import DEPTH, INDEX, JSON, Failed, Members, Shard
 from datool.data.shards.reading import LAYOUT_VERSION, read_json
-from datool.data.shards.writing import check_settings, to_json, writable, write_tar
+from datool.data.shards.writing import check_settings, to_json, write_tar
 from datool.errors import DatoolError
+from datool.files.atomic import whole, writable, write_bytes
 from datool.files.images import explained
 from datool.labelling.leases import UNFINISHED, sweep, temporary, working
 from datool.labelling.shard_plan import HASHED_BYTES, Input, list_units
@@ -55,10 +56,11 @@ class LabelStatus:
         images_per_s: of all workers, over the last ten minutes of work; 0 = not known yet.
         left_s: at that rate; None = not known yet.
         finished: whether the index is there.
+        message: something to tell apart from the counts; empty mostly.
     """
 
     out: Path
-    num_units: int
+    num_units: int = 0
     units_done: int = 0
     units_claimed: int = 0
     done: int = 0
@@ -67,6 +69,7 @@ class LabelStatus:
     images_per_s: float = 0.0
     left_s: float | None = None
     finished: bool = False
+    message: str = ""
 
 
 class LabelSet:
@@ -219,18 +222,7 @@ class LabelSet:
         Raises:
             DatoolError: it cannot be written; its cause is a FileNotFoundError if the temporary file was taken away.
         """
-        unfinished = temporary(self.folder, what)
-        try:
-            with writable(path):
-                with open(unfinished, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                unfinished.replace(path)
-        except BaseException:
-            with suppress(OSError):  # the first failure is the one to tell
-                unfinished.unlink(missing_ok=True)
-            raise
+        write_bytes(path, data, temporary(self.folder, what))
 
     def _write_files(
         self, number: int, keyed: Iterable[tuple[str, Members | Failed]], places: Iterable[Mapping[str, Any]]
@@ -295,14 +287,14 @@ class LabelSet:
         return self.folder / f"{number:06d}.json"
 
 
-def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, say: Callable[[str], None]) -> str:
+def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, progress: Callable[[str], None]) -> str:
     """Write the list of units, or check that it is the one that is there; return its hash.
 
     Args:
         folder: of the set; made if it is not there.
         inputs: what is to be labelled.
         rows_per_unit: photos of a unit of a folder or manifest.
-        say: told when listing takes a while.
+        progress: told when listing takes a while.
     Raises:
         DatoolError: nothing to label, another list than before, or files in the folder that are no labels.
     """
@@ -319,23 +311,17 @@ def begin(folder: Path, inputs: Sequence[Input], rows_per_unit: int, say: Callab
     is_new = not path.exists() or not ((folder / LABELS).exists() or any(folder.glob("[0-9]*.json")))
     sha256 = _write_list(folder, lines) if is_new else _check_list(folder, lines)
     if time.monotonic() - started > 10:
-        say(f"listing the inputs took {time.monotonic() - started:.0f} s.")
+        progress(f"listing the inputs took {time.monotonic() - started:.0f} s.")
     return sha256
 
 
 def _write_list(folder: Path, lines: Iterable[bytes]) -> str:
     """Write the list, whole or not at all; return its hash. Held a line at a time: a list may be gigabytes."""
-    path, unfinished, sha256 = folder / UNITS, temporary(folder, "units"), hashlib.sha256()
-    try:
-        with writable(path):
-            with open(unfinished, "wb") as file:
-                for line in lines:
-                    file.write(line)
-                    sha256.update(line)
-            unfinished.replace(path)
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
+    sha256 = hashlib.sha256()
+    with whole(folder / UNITS, temporary(folder, "units")) as unfinished, open(unfinished, "wb") as file:
+        for line in lines:
+            file.write(line)
+            sha256.update(line)
     return sha256.hexdigest()
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -27,11 +26,12 @@ from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
 from datool.engines.base import TorchEngine, choose_device
 from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.estimators.device_input import jpeg_decoder
-from datool.estimators.predictor import GPU_BATCH_PIXELS, Prediction, Predictor, num_workers
+from datool.estimators.predictor import GPU_BATCH_PIXELS, Prediction, Predictor
 from datool.estimators.preprocess import MAX_ASPECT
 from datool.files import MAP_FORMATS
 from datool.labelling.shard_plan import Photo
 from datool.models.weights import LoadedModel
+from datool.parallel import map_threads, num_io_threads
 
 LABEL_SIZES = ("network", "native")
 CONFIDENCES = ("none", "image", "map")
@@ -170,36 +170,41 @@ class Labeller:
             DatoolError: a photo cannot be reached (mount, network, disk) rather than read; memory ends, with the
             largest batch that fits; or a library is missing.
         """
-        waiting: dict[int, Future[Members] | Failed] = {}
+        results = map_threads(
+            self._entry,
+            self._checked(photos, check),
+            num_io_threads(),
+            ahead=MAX_ENCODED,
+            eager=True,
+            name="datool-encode",
+        )
+        early: dict[int, Members | Failed] = {}
         row = 0
-        pool = ThreadPoolExecutor(num_workers(), "datool-encode")
+        with closing(results):
+            for number, entry in results:
+                early[number] = entry
+                while row in early:
+                    yield early.pop(row)
+                    row += 1
+
+    def _checked(
+        self, photos: Iterable[Photo], check: Callable[[], None]
+    ) -> Generator[tuple[Photo, int, list[Prediction[_Item]]]]:
+        """Yield what `_results` does; raise where a failure is not the photo's."""
         gone: list[Photo] = []
         seen: Photo | None = None
-        try:
-            for photo, number, results in self._results(photos):
-                check()
-                failed = next((result for result in results if isinstance(result.result, DatoolError)), None)
-                if failed is None:
-                    seen = photo
-                    waiting[number] = pool.submit(self._encode, photo, results)
-                else:
-                    error = failed.result
-                    assert isinstance(error, DatoolError)
-                    if isinstance(error.__cause__, (FileNotFoundError, PermissionError)):
-                        gone.append(photo)
-                    elif not _is_the_photos(error):
-                        raise error
-                    waiting[number] = Failed(photo.id, str(error))
-                while row in waiting and (len(waiting) > MAX_ENCODED or _is_ready(waiting[row])):
-                    yield _entry(waiting.pop(row))
-                    row += 1
-            if gone:
-                _check_gone(gone, seen)
-            while row in waiting:
-                yield _entry(waiting.pop(row))
-                row += 1
-        finally:
-            pool.shutdown(cancel_futures=True)
+        for photo, number, results in self._results(photos):
+            check()
+            error = _failure(results)
+            if error is None:
+                seen = photo
+            elif isinstance(error.__cause__, (FileNotFoundError, PermissionError)):
+                gone.append(photo)
+            elif not _is_the_photos(error):
+                raise error
+            yield photo, number, results
+        if gone:
+            _check_gone(gone, seen)
 
     def _results(self, photos: Iterable[Photo]) -> Iterator[tuple[Photo, int, list[Prediction[_Item]]]]:
         """Yield each photo with its number and its predictions, itself first, as they come."""
@@ -233,6 +238,11 @@ class Labeller:
             f"not enough memory on {self.predictor.device} for batches of {self.batch_size} at {size[1]}x{size[0]}.",
             f"{fits} fit: --batch-size {fits}, in another --out if labels were written.",
         )
+
+    def _entry(self, found: tuple[Photo, int, list[Prediction[_Item]]]) -> tuple[int, Members | Failed]:
+        photo, number, results = found
+        error = _failure(results)
+        return number, self._encode(photo, results) if error is None else Failed(photo.id, str(error))
 
     def _encode(self, photo: Photo, results: list[Prediction[_Item]]) -> Members:
         options, first = self.options, results[0]
@@ -312,12 +322,8 @@ def _is_readable(photo: Photo) -> bool:
     return photo.path is not None and os.access(photo.path, os.R_OK)
 
 
-def _is_ready(entry: Future[Members] | Failed) -> bool:
-    return isinstance(entry, Failed) or entry.done()
-
-
-def _entry(entry: Future[Members] | Failed) -> Members | Failed:
-    return entry if isinstance(entry, Failed) else entry.result()
+def _failure(results: Iterable[Prediction[_Item]]) -> DatoolError | None:
+    return next((result.result for result in results if isinstance(result.result, DatoolError)), None)
 
 
 def _hardware(device: torch.device) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from datool.data.shards.writing import writable
+from datool.files.atomic import writable
 
 BEAT_S = 20.0
 # Shared folders show a change late: NFS after a minute at most, as it comes.

@@ -31,7 +31,7 @@ from datool.data.sources import image_folders, image_shards, image_tars, manifes
 from datool.data.sources.base import Row
 from datool.data.sources.manifest import Manifest
 from datool.data.sources.table import SOURCES, find_source
-from datool.errors import DatoolError, require
+from datool.errors import DatoolError
 from datool.files import decode_image, read_image, walk_images
 from datool.files.images import explained
 from datool.labelling.tar_stream import Address, is_address, stream_tar
@@ -181,9 +181,9 @@ def can_refer(found: Input) -> bool:
 
 def _find_input(given: str, roots: Mapping[str, Path], out: Path) -> Input:
     if is_address(given):
-        return Input(given, "shards", "", tuple(_expand(given)))
+        return Input(given, "shards", "", tuple(image_shards.expand(given)))
     if given.endswith(image_tars.SUFFIXES) and ("{" in given or not Path(given).is_dir()):
-        return _tars(given, "shards", _expand(given))
+        return _tars(given, "shards", given)
     name, root = find_source(given, roots)
     kind = READERS.get(SOURCES[name].read, "shards" if name == "packed" else "")
     if not kind:
@@ -198,28 +198,16 @@ def _find_input(given: str, roots: Mapping[str, Path], out: Path) -> Input:
             raise DatoolError(f"--out {out} is itself an input.", "Give a folder that holds no photos.")
         return Input(given, kind, os.path.abspath(root))
     if "{" in str(root):
-        return _tars(given, kind, _expand(str(root)))
+        return _tars(given, kind, str(root))
     inside = os.path.realpath(out)
     paths = [path for path in image_tars.tars(root) if Path(inside) not in Path(os.path.realpath(path)).parents]
     return Input(given, kind, os.path.abspath(root), tuple(path.relative_to(root).as_posix() for path in paths))
 
 
-def _tars(given: str, kind: str, names: Sequence[str]) -> Input:
-    missing = [name for name in names if not Path(name).is_file()]
-    if missing:
-        raise DatoolError(f"{len(missing)} of the {len(names)} tars of {given} are not there, first {missing[0]}.")
-    root = os.path.dirname(os.path.abspath(given.split("{")[0] + "x"))
-    return Input(given, kind, root, tuple(Path(os.path.abspath(name)).relative_to(root).as_posix() for name in names))
-
-
-def _expand(pattern: str) -> list[str]:
-    if "{" not in pattern:
-        return [pattern]
-    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
-    try:
-        return list(braceexpand(pattern, escape=False))
-    except ValueError as error:
-        raise DatoolError(f"cannot expand {pattern}: {error}.", "Write {00000..00041}.tar.") from error
+def _tars(given: str, kind: str, pattern: str) -> Input:
+    paths = image_shards.shards(pattern, "tars")
+    root = os.path.dirname(os.path.abspath(pattern.split("{")[0] + "x"))
+    return Input(given, kind, root, tuple(Path(os.path.abspath(path)).relative_to(root).as_posix() for path in paths))
 
 
 # From inputs to units

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import http.client
 import subprocess
-import tarfile
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from pathlib import Path
+from typing import IO
 
-from datool.data.shards.reading import MAX_MEMBER_BYTES
-from datool.data.shards.tars import refuse_unsafe, refused
+from datool.data.shards.tars import BROKEN, cut_short, walk
 from datool.errors import DatoolError
 from datool.files.images import explained
 
@@ -26,7 +23,6 @@ Address = str | Path
 PIPE = "pipe:"
 WEB = ("http://", "https://")
 TIMEOUT_S = 60.0
-BROKEN = (tarfile.TarError, EOFError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -64,39 +60,18 @@ def stream_tar(address: Address, wanted: Callable[[str], bool]) -> Iterator[Stre
     local = isinstance(address, Path)
     with _opened(address) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Whole) as tar:
-                for info in tar:
-                    tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                    refuse_unsafe(info, Path(str(address)))
-                    name = PurePosixPath(info.name).as_posix()
-                    if info.isdir() or not wanted(name):
-                        continue
-                    if info.size > MAX_MEMBER_BYTES:
-                        reason = f"it is {info.size} bytes, more than {MAX_MEMBER_BYTES}"
-                        raise refused(Path(str(address)), name, reason)
-                    data = cast("IO[bytes]", tar.extractfile(info)).read()
-                    yield Streamed(name, info.offset, data)
+            for member in walk(stream, str(address), "r|*"):
+                if wanted(member.name):
+                    yield Streamed(member.name, member.offset, member.read())
         except DatoolError as error:
             yield Streamed("", 0, error)
         except BROKEN as error:
-            problem = f"cannot read {address}: no tar, or cut short ({' '.join(str(error).split())})."
-            broken = DatoolError(problem, "Fetch it again." if local else "Run the same command again.")
+            broken = DatoolError(
+                cut_short(address, error), "Fetch it again." if local else "Run the same command again."
+            )
             if not local:
                 raise broken from error
             yield Streamed("", 0, broken)
-
-
-class _Whole(tarfile.TarInfo):
-    """A header; the library takes a broken one, or none, for the end, and this does not."""
-
-    @classmethod
-    def fromtarfile(cls, tar: tarfile.TarFile) -> _Whole:
-        try:
-            return super().fromtarfile(tar)
-        except tarfile.HeaderError as error:
-            if type(error).__name__ == "EOFHeaderError":  # the end mark
-                raise
-            raise tarfile.ReadError(f"no end mark at byte {tar.offset}: {error}") from error
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from datool.labelling.leases import Leases
 from datool.labelling.shard_plan import Input, Photo, read_unit
 from datool.models.weights import load
 
-REPORT_S = 2.0
+PROGRESS_S = 2.0
 
-Report = Callable[[LabelStatus], None]
+Progress = Callable[[LabelStatus], None]
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ class LabelWorker:
 
     Args:
         job: what to do.
-        say: told while weights are fetched.
+        progress: told while weights are fetched.
     Raises:
         DatoolError: no such model or device, or the folder was begun in another way.
     """
 
-    def __init__(self, job: LabelJob, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, job: LabelJob, progress: Callable[[str], None] = lambda _: None) -> None:
         self.job = job
-        self.labeller = Labeller(load(job.model, say), job.device, job.labels, job.lanes)
+        self.labeller = Labeller(load(job.model, progress), job.device, job.labels, job.lanes)
         self.set = LabelSet(job.out, job.units_sha256)
         self.set.agree({**self.labeller.settings, "format": job.format})
         self.stop = threading.Event()
@@ -139,8 +139,7 @@ def check_failures(count: int, most: int | None, last: Failed | None = None) -> 
 def work(
     job: LabelJob,
     share: tuple[int, int],
-    report: Report = lambda _: None,
-    say: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do a worker's share of the units, then what others left, and finish the set if all of it is done.
@@ -148,16 +147,15 @@ def work(
     Args:
         job: what to do.
         share: which worker of how many, from 0.
-        report: called every two seconds with the state of the set.
-        say: told while weights are fetched.
+        progress: called every two seconds with the state of the set, and with messages.
         stopped: asked now and then whether to end early.
     Raises:
         DatoolError: as `LabelWorker` and its units; what is done is kept.
         Stopped: so it was told, or the process that started this one is gone.
     """
-    worker = LabelWorker(job, say)
+    worker = LabelWorker(job, messages(job.out, progress))
     with Leases(job.out) as leases:
-        run_units(worker, leases, share, report, stopped)
+        run_units(worker, leases, share, progress, stopped)
     worker.finish()
 
 
@@ -165,7 +163,7 @@ def run_units(
     worker: LabelWorker,
     leases: Leases,
     share: tuple[int, int],
-    report: Report = lambda _: None,
+    progress: Progress = lambda _: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
     """Do a worker's share of the units, then those of others that are neither done nor leased by the living."""
@@ -175,7 +173,7 @@ def run_units(
     running: set[Future[None]] = set()
     with ThreadPoolExecutor(slots, "datool-unit") as pool:
         try:
-            worker.failed_before, reported_at = report_status(worker.set, report, worker.job), time.monotonic()
+            worker.failed_before, reported_at = report_status(worker.set, progress, worker.job), time.monotonic()
             while running or not ended:
                 while len(running) < slots and not ended:
                     number = next(units, None)
@@ -183,22 +181,30 @@ def run_units(
                         ended = True
                     else:
                         running.add(pool.submit(worker.label, number, leases))
-                done, running = wait(running, REPORT_S / 4, FIRST_COMPLETED)
+                done, running = wait(running, PROGRESS_S / 4, FIRST_COMPLETED)
                 for future in done:
                     future.result()
                 if stopped():
                     raise Stopped
-                if time.monotonic() - reported_at > REPORT_S:
-                    worker.failed_before, reported_at = report_status(worker.set, report, worker.job), time.monotonic()
+                if time.monotonic() - reported_at > PROGRESS_S:
+                    worker.failed_before, reported_at = (
+                        report_status(worker.set, progress, worker.job),
+                        time.monotonic(),
+                    )
         except BaseException:
             worker.stop.set()
             raise
 
 
-def report_status(labels: LabelSet, report: Report, job: LabelJob) -> int:
+def messages(out: Path, progress: Progress) -> Callable[[str], None]:
+    """Return what hands lines of text to ``progress``."""
+    return lambda line: progress(LabelStatus(out, message=line))
+
+
+def report_status(labels: LabelSet, progress: Progress, job: LabelJob) -> int:
     """Report the state of the set; return how many photos failed in it."""
     status = labels.status()
-    report(status)
+    progress(status)
     check_failures(status.failed, job.max_failures)
     return status.failed
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from datool.errors import DatoolError, lookup
-from datool.models.specs import MODELS
+from datool.models.specs import MODELS, WEIGHT_FILES
 
 APACHE = "Apache-2.0"
 NON_COMMERCIAL = "CC-BY-NC-4.0"
@@ -48,7 +48,7 @@ class Published:
     licence: str
     size_mb: int
     sha256: str = ""
-    file: str = "model.safetensors"
+    file: str = WEIGHT_FILES[0]
 
 
 def resolve(name: str) -> str | None:

@@ -6,6 +6,11 @@ from dataclasses import dataclass
 
 from datool.depth import Ambiguity, Quantity
 
+# Weights in a folder of the hub's layout.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Of a folder that a training run wrote; the best need not be there.
+RUN_FILES = BEST, LAST = ("best.safetensors", "last.safetensors")
+
 
 @dataclass(frozen=True)
 class ModelSpec:

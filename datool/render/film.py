@@ -58,7 +58,8 @@ def move(light: Tensor, depth: Tensor, motion_b4: Tensor) -> Tensor:
 
 
 def expose(scene: Scene, light: Tensor) -> Tensor:
-    """Return (B, 3, H, W) uint8: exposure by the mean, vignette, blur, white balance, film curve, gamma, grain."""
+    """Return (B, 3, H, W) uint8: exposure by the mean, vignette, blur, white balance, film curve, gamma,
+    tone, grain."""
     height_px, width_px = light.shape[2:]
     exposure, gamma, contrast, vignette, blur, grain, red, blue = scene.lens_bk[:, :, None, None, None].unbind(1)
     mean = light.flatten(2).mean(1).sqrt().mean(1).square().clamp_min(1e-4)
@@ -73,8 +74,29 @@ def expose(scene: Scene, light: Tensor) -> Tensor:
     balance = torch.cat([red, torch.ones_like(red), blue], 1)
     picture_ = (1 - torch.exp(-1.3 * picture_ * balance)) ** (gamma / 2.2)
     picture_ = torch.lerp(picture_, picture_ * picture_ * (3 - 2 * picture_), contrast)
+    if scene.tone_b5 is not None and scene.has("tone", scene.tone_b5):
+        picture_ = tone(picture_, scene.tone_b5)
     number = torch.arange(3 * height_px * width_px, device=light.device, dtype=torch.int32) * 374761393
     salt = scene.salt_b[:, None]
     noise = hash_unit(number ^ salt) + hash_unit((number ^ salt) + 1013904223) - 1
     picture_ = picture_ + noise.view_as(picture_) * grain * 2.4  # a triangle of standard deviation 1 / 2.4
     return (picture_ * 255 + 0.5).clamp(0, 255).to(torch.uint8)
+
+
+def tone(picture_: Tensor, tone_b5: Tensor) -> Tensor:
+    """Return the picture (B, 3, H, W) with black and white set, colours made stronger and edges sharper, as cameras do.
+
+    Args:
+        picture_: in [0, 1].
+        tone_b5: where black and white (the 1st and the 99th percentile) come to, how much stronger colours become, how
+            much of what a blurred copy lacks is added, and how much of all that is done, 0 to 1.
+    """
+    black, white, strength, sharp, share = tone_b5[:, :, None, None, None].unbind(1)
+    grey = picture_.mean(1, keepdim=True)
+    ends = grey[:, 0, ::3, ::3].flatten(1).quantile(grey.new_tensor([0.01, 0.99]), dim=1)[:, :, None, None, None]
+    gain = (white - black) / (ends[1] - ends[0]).clamp_min(0.12)
+    tint = picture_ - grey
+    cast = 0.7 * tint.mean((2, 3), keepdim=True)  # of the whole picture: not made stronger
+    made = (grey - ends[0]) * gain + black + cast + (tint - cast) * (gain * strength)
+    made = made + sharp * (made - F.avg_pool2d(made, 3, 1, 1, count_include_pad=False))
+    return torch.lerp(picture_, made.clamp(0, 1), share)

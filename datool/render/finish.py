@@ -46,6 +46,15 @@ def polish(stage: Stage, view: View, draws: Draws, share: float) -> View:
     return view
 
 
+def detail(coat_bpk: Tensor, size_bp: Tensor, draws: Draws, share: float) -> Tensor:
+    """Return the materials, some with a finer, rougher and stronger grain."""
+    n = coat_bpk.shape[1]
+    grained, finer = draws.chance(n, share), draws.log_uniform(n, 1, 5)
+    columns = {f"noise_{axis}": coat_bpk[..., COLUMN[f"noise_{axis}"]] * finer for axis in "xyz"}
+    strong = coat_bpk[..., COLUMN["by_noise"]].maximum(draws.uniform(n, 0.1, 1.0) ** 1.5)
+    return changed(coat_bpk, grained, by_noise=strong, rough=draws.uniform(n, 0.6, 1.0), **columns)
+
+
 def wear(coat_bpk: Tensor, size_bp: Tensor, draws: Draws, share: float) -> Tensor:
     """Return the materials, some with stains, fewer with veins, and some grids as cobbles."""
     n = coat_bpk.shape[1]

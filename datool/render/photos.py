@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from datool.files import list_images, read_image
 
 SIZE_PX = 256
 LEVELS = 6  # 256, 128, ..., 8 pixels
+MOST = 256  # photos in memory: about a megabyte each
+
+
+def choose(folder: str | Path, most: int = MOST, seed: int | None = None) -> list[Path]:
+    """Return at most ``most`` images of a folder: the first by name, or drawn by a seed."""
+    paths = [Path(file.path) for file in list_images([str(folder)])]
+    if seed is None or len(paths) <= most:
+        return paths[:most]
+    return random.Random(seed).sample(paths, most)
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,15 @@ class Photos:
     num: int
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu", most: int = 256) -> Photos:
-        """Return the middle squares of the folder's first ``most`` images, in the order of their names.
+    def load(
+        cls, folder: str | Path, device: str | torch.device = "cpu", most: int = MOST, seed: int | None = None
+    ) -> Photos:
+        """Return the middle squares of the images that ``choose`` says.
 
         Raises:
             DatoolError: no image in the folder, or one that cannot be read.
         """
-        paths = [file.path for file in list_images([str(folder)])[:most]]
+        paths = choose(folder, most, seed)
         squares = torch.from_numpy(np.stack([_square(read_image(path)) for path in paths])).to(device)
         texels = (squares.permute(3, 0, 1, 2).float() / 255) ** 2.2
         levels = [texels]

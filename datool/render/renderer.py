@@ -21,7 +21,8 @@ from datool.render.look import Look
 from datool.render.photos import Photos
 from datool.render.scenes import LAYOUTS, Scene, build, choose_layouts
 from datool.render.shading import shade
-from datool.render.tracing import FAR_M, GROUP, in_view, rays, runs_of, standing, trace
+from datool.render.tiles import blocks
+from datool.render.tracing import FAR_M, rays, trace
 
 MAX_TEMPORARY = 1 << 26  # floats a temporary may hold on CUDA; on CPU one image a pass is fastest
 SCENES_AT_ONCE = 256
@@ -66,7 +67,7 @@ def render(
         indices: (B,) which images.
         height_px, width_px: at least 8.
         device: where to render; the results stay there.
-        family: "indoor", "outdoor", "table-top", or None for a mixture.
+        family: a name of ``scenes.FAMILIES``, or None for a mixture.
         compiled: run the inner functions through ``torch.compile`` (minutes at first, cached on disk by torch). On a
             CPU this pays for the plain look only: compiled code cannot leave out what a picture does not show.
         look: which effects occur and how often; ``Look()``, all of them, by default. ``Look.plain()`` is the first
@@ -88,15 +89,16 @@ def render(
     depth, lens, pose = (torch.empty(b, *shape, device=device) for shape in (size, (4,), (3, 4)))
     step = 1
     if index_b.device.type != "cpu":
-        step = _power_of_two(MAX_TEMPORARY // (3 * GROUP * size[0] * size[1]) // 2 + 1)
+        step = _power_of_two(MAX_TEMPORARY // (12 * size[0] * size[1]) // 2 + 1)
     with torch.no_grad():
         draw = _compiled() if compiled else picture
-        layout_b = choose_layouts(seed, index_b, family)
+        look = look or Look()
+        layout_b = choose_layouts(seed, index_b, family, look.layouts)
         for number, layout in enumerate(LAYOUTS):
             for rows in (layout_b == number).nonzero()[:, 0].split(SCENES_AT_ONCE):
                 if not len(rows):
                     continue
-                scene = build(seed, index_b[rows], layout, look or Look(), camera)
+                scene = build(seed, index_b[rows], layout, look, camera)
                 for at in range(0, len(rows), step):
                     into = rows[at : at + step]
                     take = torch.arange(at, at + len(into), device=rows.device)
@@ -134,11 +136,9 @@ def picture(
 ) -> tuple[Tensor, Tensor]:
     """Return (B, 3, H, W) uint8 and (B, H, W) depth of explicit scenes seen by explicit cameras."""
     ray_b3n = rays(camera_b4, height_px, width_px)
-    near = all_ = runs_of(scene)
-    if not torch.compiler.is_compiling():  # shapes that are absent or out of view cost as much as any
-        near, all_ = runs_of(scene, in_view(scene, camera_b4, height_px, width_px)), runs_of(scene, standing(scene))
-    depth_bn, winner_bn = trace(scene, ray_b3n, runs=near)
-    light_b3n = shade(scene, all_, ray_b3n, depth_bn, winner_bn, camera_b4[:, 0], photos)
+    tiles_tk = blocks(height_px, width_px, ray_b3n.device)
+    depth_bn, winner_bn = trace(scene, ray_b3n, tiles_tk=tiles_tk)
+    light_b3n = shade(scene, ray_b3n, depth_bn, winner_bn, camera_b4[:, 0], photos, tiles_tk)
     image = develop(scene, light_b3n, depth_bn, height_px, width_px)
     sky = torch.full_like(depth_bn, torch.inf)
     return image, torch.where(depth_bn < FAR_M, depth_bn, sky).view(-1, height_px, width_px)

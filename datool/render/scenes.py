@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from datool.errors import lookup
-from datool.render import clutter, finish, weather
+from datool.render import camera_work, clutter, finish, weather
+from datool.render.aerial import aerial
+from datool.render.close_ups import close_up
 from datool.render.draws import COLUMN, Draws
+from datool.render.homes import home
 from datool.render.look import Look
 from datool.render.open_land import landscape
 from datool.render.props import Stage
+from datool.render.roads import road
 from datool.render.rooms import indoor
+from datool.render.skies import sky
 from datool.render.streets import street
 from datool.render.table_tops import table_top
 from datool.render.viewpoints import another
@@ -53,6 +58,7 @@ class Scene(NamedTuple):
     motion_b4: Tensor  # see film.move
     counts: tuple[int, ...]  # of each of props.KINDS_OF_SHAPE
     passes: tuple[str, ...] = ()  # what there may be beyond the first scene set, so that the rest costs nothing
+    tone_b5: Tensor | None = None  # see film.tone
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Scene:
         """Return the scenes with every tensor changed."""
@@ -71,36 +77,67 @@ class Scene(NamedTuple):
         return self.material_bpk[:, rows, COLUMN[name]]
 
 
-FAMILIES = ("indoor", "outdoor", "table-top")
-# name: what it belongs to, its share of the family, what builds it
-LAYOUTS: dict[str, tuple[str, float, Callable[[Draws], tuple[Stage, View]]]] = {
-    "indoor": ("indoor", 1.0, indoor),
-    "street": ("outdoor", 0.55, street),
-    "landscape": ("outdoor", 0.45, landscape),
-    "table-top": ("table-top", 1.0, table_top),
+class Layout(NamedTuple):
+    """A kind of scene.
+
+    Args:
+        family: what it belongs to.
+        first: its share of the first scene set, which knew of four.
+        share: of the scenes that ``Look.layouts`` adds.
+        distances: how far the things are that it is about, m: nearest, farthest.
+        build: what makes it.
+    """
+
+    family: str
+    first: float
+    share: float
+    distances: tuple[float, float]
+    build: Callable[[Draws], tuple[Stage, View]]
+
+
+LAYOUTS: dict[str, Layout] = {
+    "indoor": Layout("indoor", 0.45, 0.06, (1.0, 4.5), indoor),
+    "street": Layout("outdoor", 0.55 * 0.35, 0.04, (3.0, 30.0), street),
+    "landscape": Layout("outdoor", 0.45 * 0.35, 0.06, (1.0, 15.0), landscape),
+    "table-top": Layout("table-top", 0.2, 0.08, (0.35, 1.2), table_top),
+    "road": Layout("outdoor", 0.0, 0.24, (4.0, 40.0), road),
+    "home": Layout("indoor", 0.0, 0.22, (1.0, 4.5), home),
+    "close-up": Layout("close-up", 0.0, 0.18, (0.5, 3.0), close_up),
+    "sky": Layout("sky", 0.0, 0.06, (5.0, 100.0), sky),
+    "aerial": Layout("aerial", 0.0, 0.06, (5.0, 60.0), aerial),
 }
-FAMILY_SHARES = {"indoor": 0.45, "outdoor": 0.35, "table-top": 0.20}
+FAMILIES = tuple(dict.fromkeys(layout.family for layout in LAYOUTS.values()))
+LAYOUTS_STREAM = 25
 
 
-def choose_layouts(seed: int, index_b: Tensor, family: str | None) -> Tensor:
-    """Return (B,) int64: which of ``LAYOUTS`` each image shows.
+def choose_layouts(seed: int, index_b: Tensor, family: str | None, share: float) -> Tensor:
+    """Return (B,) int64: which of ``LAYOUTS`` each image shows; ``share`` of them by the later shares.
 
     Raises:
-        DatoolError: ``family`` is not one of ``FAMILY_SHARES``.
+        DatoolError: ``family`` is not one of ``FAMILIES``.
     """
     if family is not None:
-        lookup(FAMILY_SHARES, family, "scene family")
-    shares = [
-        share * (FAMILY_SHARES[of] if family is None else float(of == family)) for of, share, _ in LAYOUTS.values()
-    ]
-    edges = torch.tensor(shares, dtype=torch.float64, device=index_b.device).cumsum(0)
-    return (Draws(seed, index_b, stream=0).uniform(1) >= edges[:-1]).sum(1)
+        lookup(dict.fromkeys(FAMILIES, True), family, "scene family")
+    of_family = [family is None or layout.family == family for layout in LAYOUTS.values()]
+
+    def chosen(shares: list[float], stream: int) -> Tensor:
+        kept = [share * of for share, of in zip(shares, of_family, strict=True)]
+        edges = torch.tensor(kept, dtype=torch.float64, device=index_b.device).cumsum(0)
+        return (Draws(seed, index_b, stream).uniform(1) * edges[-1] >= edges[:-1]).sum(1)
+
+    first, later = [layout.first for layout in LAYOUTS.values()], [layout.share for layout in LAYOUTS.values()]
+    if not any(share and of for share, of in zip(first, of_family, strict=True)):
+        return chosen(later, 0)
+    newer = Draws(seed, index_b, LAYOUTS_STREAM).uniform(2)[:, 0] < share
+    return torch.where(newer, chosen(later, LAYOUTS_STREAM + 1), chosen(first, 0))
 
 
 Effect = Callable[[Stage, View, Draws, float], View]
 # The fields of ``Look`` that change the stage, in the order in which they do: the stream that each draws from. Hills
 # come last, since they lift all that stands on them.
 STAGE_EFFECTS: dict[str, tuple[int, Effect]] = {
+    "tilt": (27, camera_work.tilt),
+    "overhang": (28, camera_work.overhang),
     "foliage": (10, clutter.foliage),
     "fences": (11, clutter.fences),
     "cables": (12, clutter.cables),
@@ -115,17 +152,17 @@ STAGE_EFFECTS: dict[str, tuple[int, Effect]] = {
 }
 # The fields that change materials when all shapes are there.
 COAT_EFFECTS: dict[str, tuple[int, Callable[[Tensor, Tensor, Draws, float], Tensor]]] = {
+    "detail": (31, finish.detail),
     "wear": (21, finish.wear),
     "photos": (22, finish.photos),
 }
-LENS_STREAM, FOCUS_STREAM, MOTION_STREAM, CAMERA_STREAM = 2, 23, 24, 1 << 20
-# How far the things that a layout is about are, m: nearest, farthest.
-DISTANCES = {"indoor": (1.0, 4.5), "street": (3.0, 30.0), "landscape": (1.0, 15.0), "table-top": (0.35, 1.2)}
+LENS_STREAM, FOCUS_STREAM, MOTION_STREAM, OTHER_LENS_STREAM, TONE_STREAM, CAMERA_STREAM = 2, 23, 24, 29, 30, 1 << 20
 
 
 def build(seed: int, index_b: Tensor, layout: str, look: Look, camera: int = 0) -> Scene:
     """Return the scenes of these images, all of one layout, in the axes of the scene's camera number ``camera``."""
-    stage, view = LAYOUTS[layout][2](Draws(seed, index_b, stream=1))
+    (_, _, _, distances, make) = LAYOUTS[layout]
+    stage, view = make(Draws(seed, index_b, stream=1))
     chances = asdict(look)
     for name, (stream, effect) in STAGE_EFFECTS.items():
         if chances[name]:
@@ -145,7 +182,7 @@ def build(seed: int, index_b: Tensor, layout: str, look: Look, camera: int = 0) 
             coat = change(coat, size, Draws(seed, index_b, stream), chances[name])
     if camera:
         draws = Draws(seed, index_b, CAMERA_STREAM + camera)
-        view = another(stage, view, draws, (centre, half, axes, active), DISTANCES[layout])
+        view = another(stage, view, draws, (centre, half, axes, active), distances)
     rotation = rotation_of(view)
     to_camera = lambda v: torch.einsum("bij,b...j->b...i", rotation, v)  # noqa: E731
     centre = torch.where(active[..., None], to_camera(centre - view.eye_b3[:, None]), half.new_tensor([0, 0, -AWAY_M]))
@@ -153,6 +190,7 @@ def build(seed: int, index_b: Tensor, layout: str, look: Look, camera: int = 0) 
     light, none = view.light_b4, half[:, :0, :1]
     lamp = none.expand(-1, -1, 6) if view.lamp_bl6 is None else view.lamp_bl6
     view_b2, lens_bk, salt_b = _lens(Draws(seed, index_b, LENS_STREAM), view)
+    view_b2 = camera_work.lens(view_b2, Draws(seed, index_b, OTHER_LENS_STREAM), look.lens)
     return Scene(
         centre_bp3=torch.cat([centre, to_camera(planes[0] - view.eye_b3[:, None])], 1),
         axes_bp33=torch.cat([to_camera(axes), to_camera(planes[1])], 1),
@@ -171,10 +209,11 @@ def build(seed: int, index_b: Tensor, layout: str, look: Look, camera: int = 0) 
         cut_bp4=torch.cat([none.expand(-1, -1, 4), *(run.cut for run in stage.runs() if run.cut is not None)], 1),
         waves_bw4=none.expand(-1, -1, 4) if stage.waves_bw4 is None else stage.waves_bw4,
         lamp_bl6=torch.cat([to_camera(lamp[..., :3] - view.eye_b3[:, None]), lamp[..., 3:]], -1),
-        focus_b2=_focus(Draws(seed, index_b, FOCUS_STREAM), look.focus, DISTANCES[layout]),
-        motion_b4=_motion(Draws(seed, index_b, MOTION_STREAM), look.motion, DISTANCES[layout]),
+        focus_b2=_focus(Draws(seed, index_b, FOCUS_STREAM), look.focus, distances, view.focus_b1),
+        motion_b4=_motion(Draws(seed, index_b, MOTION_STREAM), look.motion, distances),
         counts=tuple(sum(run.active.shape[1] for run in runs) for runs in stage.shapes.values()),
         passes=passes_of(look),
+        tone_b5=_tone(Draws(seed, index_b, TONE_STREAM), look.tone),
     ).map(lambda v: v.float() if v.is_floating_point() else v)
 
 
@@ -208,10 +247,16 @@ def _lens(draws: Draws, view: View) -> tuple[Tensor, Tensor, Tensor]:
     return torch.cat([fov, shift], -1), torch.cat(columns, -1), draws.uniform(1, 0, 2**30)[:, 0].to(torch.int32)
 
 
-def _focus(draws: Draws, share: float, distances: tuple[float, float]) -> Tensor:
-    """Return (B, 2): the distance in focus, m, and the blur of infinity; 0 is sharp everywhere."""
-    blurred = draws.chance(1, share)
-    return torch.cat([draws.log_uniform(1, *distances), draws.log_uniform(1, 0.0025, 0.014) * blurred], -1)
+def _focus(draws: Draws, share: float, distances: tuple[float, float], subject_b1: Tensor | None) -> Tensor:
+    """Return (B, 2): the distance in focus, m, and the blur of infinity; 0 is sharp everywhere.
+
+    A picture about one thing is in focus on it, and shallow so much more often.
+    """
+    blurred, drawn = draws.chance(1, share), draws.log_uniform(1, *distances)
+    blur = draws.log_uniform(1, 0.0025, 0.014)
+    if subject_b1 is not None:
+        blurred, drawn, blur = draws.chance(1, min(1.0, 3.5 * share)), subject_b1, 1.5 * blur
+    return torch.cat([drawn, blur * blurred], -1)
 
 
 def _motion(draws: Draws, share: float, distances: tuple[float, float]) -> Tensor:
@@ -221,3 +266,9 @@ def _motion(draws: Draws, share: float, distances: tuple[float, float]) -> Tenso
     way = [turned * heading[:, :1].cos(), turned * heading[:, :1].sin()]
     way += [stepped * heading[:, 1:].cos(), stepped * heading[:, 1:].sin()]
     return torch.cat(way, -1) * moved
+
+
+def _tone(draws: Draws, share: float) -> Tensor:
+    """Return (B, 5): see film.tone."""
+    columns = [draws.uniform(1, 0.0, 0.12), draws.uniform(1, 0.8, 1.0), draws.log_uniform(1, 0.9, 2.6)]
+    return torch.cat([*columns, draws.uniform(1, 0.0, 1.5), draws.chance(1, share) * draws.uniform(1, 0.6, 1.0)], -1)

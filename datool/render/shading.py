@@ -12,7 +12,7 @@ from datool.render.noise import cobbles, hash_unit, lattice_noise
 from datool.render.photos import Photos
 from datool.render.scenes import Scene
 from datool.render.terrain import slope
-from datool.render.tracing import Runs, occlusion, trace
+from datool.render.tracing import occlusion, trace
 
 SUN_M = 300.0  # shadows of the sun are looked for so far
 
@@ -35,28 +35,28 @@ class Seen(NamedTuple):
 
 def shade(
     scene: Scene,
-    runs: Runs,
     ray_b3n: Tensor,
     depth_bn: Tensor,
     winner_bn: Tensor,
     focal_b: Tensor,
     photos: Photos | None = None,
+    tiles_tk: Tensor | None = None,
 ) -> Tensor:
     """Return (B, 3, N) linear light.
 
     Args:
         scene: what is there.
-        runs: of its shapes, those that cast shadows and can be mirrored.
         ray_b3n: from the camera.
         depth_bn, winner_bn: of ``trace``.
         focal_b: pixels.
         photos: what the materials' photos are.
+        tiles_tk: which rays lie side by side.
     """
     seen = look_up(scene, ray_b3n, None, depth_bn, winner_bn, depth_bn / focal_b[:, None])
-    light = lit(scene, runs, seen, ray_b3n, photos)
+    light = lit(scene, seen, ray_b3n, photos, tiles_tk)
     through = seen.mat["mirror"] + seen.mat["glass"]
     if scene.has("second", through):
-        light = _second(scene, runs, seen, light, ray_b3n, depth_bn, focal_b, photos)
+        light = _second(scene, seen, light, ray_b3n, depth_bn, focal_b, photos)
     return veiled(scene, seen, light, ray_b3n, depth_bn)
 
 
@@ -197,7 +197,7 @@ def _papered(albedo: Tensor, seen: Seen, photos: Photos) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- light
 
 
-def lit(scene: Scene, runs: Runs, seen: Seen, ray_b3n: Tensor, photos: Photos | None) -> Tensor:
+def lit(scene: Scene, seen: Seen, ray_b3n: Tensor, photos: Photos | None, tiles_tk: Tensor | None = None) -> Tensor:
     """Return (B, 3, N) light: sun or lamp with shadow, ambient light, lamps without shadow, a glow; or the sky's."""
     mat, normal_b3n = seen.mat, seen.normal_b3n
     albedo, glow = albedo_of(scene, seen, photos)
@@ -208,7 +208,9 @@ def lit(scene: Scene, runs: Runs, seen: Seen, ray_b3n: Tensor, photos: Photos | 
     reach = to_light.square().sum(1, keepdim=True)
     toward = to_light * reach.rsqrt()
     cosine = (normal_b3n * toward).sum(1).clamp_min(0)
-    shadow = _shadow(scene, runs, lifted, to_light, cosine * (1 - seen.sky))
+    lit_bn = (cosine > 0) & (seen.sky == 0)  # shadows are looked for only where light falls
+    metres = occlusion(scene, lifted, to_light.expand_as(lifted), lit_bn, tiles_tk)
+    shadow = (metres * 25).clamp_max(1)
     strength = (1 - shadow) * (1 - lamp[:, 0] + lamp[:, 0] * 2.2 / (1 + 0.25 * reach[:, 0]))
     length = ray_b3n.square().sum(1).sqrt()
     halfway = toward - ray_b3n / length[:, None]
@@ -223,17 +225,6 @@ def lit(scene: Scene, runs: Runs, seen: Seen, ray_b3n: Tensor, photos: Photos | 
     horizon = torch.exp(-7 * seen.rise.clamp_min(0))[:, None] * 0.9
     above = torch.lerp(albedo, scene.haze_b3[..., None].expand_as(albedo), horizon)
     return torch.lerp(light, above, seen.sky[:, None])
-
-
-def _shadow(scene: Scene, runs: Runs, lifted: Tensor, to_light: Tensor, cosine: Tensor) -> Tensor:
-    """Return (B, N): 0 in the light, 1 in shadow; looked for only where light falls."""
-    if torch.compiler.is_compiling():
-        return (occlusion(scene, runs, lifted, to_light) * 25).clamp_max(1)
-    columns = (cosine > 0).any(0).nonzero()[:, 0]
-    metres = occlusion(scene, runs, lifted[..., columns], to_light.expand_as(lifted)[..., columns])
-    shadow = torch.zeros_like(cosine)
-    shadow[:, columns] = (metres * 25).clamp_max(1)
-    return shadow
 
 
 def _lamps(scene: Scene, point_b3n: Tensor, normal_b3n: Tensor) -> Tensor:
@@ -257,7 +248,6 @@ def veiled(scene: Scene, seen: Seen, light: Tensor, ray_b3n: Tensor, depth_bn: T
 
 def _second(
     scene: Scene,
-    runs: Runs,
     seen: Seen,
     light: Tensor,
     ray_b3n: Tensor,
@@ -278,10 +268,10 @@ def _second(
     reflects = (mirror > 0)[:, None]
     onward = torch.where(reflects, bounced, ray)
     origin = at + torch.where(reflects, normal, -normal) * lift[:, None]
-    far, winner = trace(scene, onward, origin, runs)
+    far, winner = trace(scene, onward, origin)
     path = (depth_bn[:, columns] + far) / focal_b[:, None]
     beyond = look_up(scene, onward, origin, far, winner, path)
-    shown = veiled(scene, beyond, lit(scene, runs, beyond, onward, photos), onward, far)
+    shown = veiled(scene, beyond, lit(scene, beyond, onward, photos), onward, far)
     glancing = (1 - facing) ** 4  # Fresnel's rise towards grazing rays, roughly
     share = torch.where(reflects[:, 0], mirror + (1 - mirror) * glancing * 0.7, glass * (1 - 0.6 * glancing))
     share = share * through[:, columns]

@@ -1,28 +1,29 @@
 """Where rays meet a scene: the nearest surface, exactly, and what stands between a point and the light.
 
-A ray is ``t * (x, y, 1)`` in camera axes, so the nearest ``t`` *is* planar depth. Every shape is tested at every pixel,
-a few shapes at a time so that temporaries stay in cache.
+A ray is ``t * (x, y, 1)`` in camera axes, so the nearest ``t`` *is* planar depth. A shape is tested at the tiles of
+pixels that it can touch (``tiles``); in compiled code, whose sizes must be known, at every pixel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from datool.render.noise import hash_bits
 from datool.render.props import KINDS_OF_SHAPE, SOLIDS
-from datool.render.scenes import AWAY_M, Scene
+from datool.render.scenes import Scene
 from datool.render.terrain import meet
+from datool.render.tiles import pairs, strips, tiled, touched_by_light, touched_by_rays, touched_by_view
 
 FAR_M = 5000.0  # beyond is sky
 BIG = 1e18
-GROUP, GROUP_COMPILED = 4, 16  # shapes tested at once; more make a smaller graph, faster to compile
+GROUP = 16  # shapes tested at once by compiled code; more make a smaller graph, faster to compile
 NO_HIT = 1e30
 CARD_M = 0.05  # a card casts the shadow of something so thick
 Runs = list[tuple[str, slice]]  # kinds of shape, and which rows
-Frame = tuple[Tensor, ...]  # x, y, z in the shapes' unit frames, each (B, P, N)
+Frame = tuple[Tensor, ...]  # x, y, z in the shapes' unit frames, each (L, K) of pairs of shape and tile, or (B, P, N)
 
 
 def rays(camera_b4: Tensor, height_px: int, width_px: int) -> Tensor:
@@ -155,58 +156,33 @@ CUTS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _card(kind: str, cut_bp4: Tensor, origin: Frame, ray: Frame, farthest: float) -> Tensor:
-    """Return (B, P, N): where rays meet the solid part of cards before ``farthest``; ``NO_HIT`` where they do not."""
+def _card(kind: str, cut: Tensor, origin: Frame, ray: Frame, farthest: float) -> Tensor:
+    """Return where rays meet the solid part of cards before ``farthest``; ``NO_HIT`` where they do not.
+
+    ``cut`` has the shape of the frames without the rays, and 4.
+    """
     t = -origin[2] * _inverse(ray[2])
     u, v = torch.addcmul(origin[0], t, ray[0]), torch.addcmul(origin[1], t, ray[1])
     inside = (u.abs() < 1) & (v.abs() < 1) & (t > 1e-4) & (t < farthest)
     none = torch.full_like(t, NO_HIT)
     if torch.compiler.is_compiling():
-        return torch.where(inside & CUTS[kind](u, v, *cut_bp4[..., None].unbind(2)), t, none)
-    b, p, n = inside.nonzero(as_tuple=True)  # a card covers little of a picture
-    solid = CUTS[kind](u[b, p, n], v[b, p, n], *cut_bp4[b, p].unbind(-1))
-    return none.index_put_((b[solid], p[solid], n[solid]), t[b[solid], p[solid], n[solid]])
+        return torch.where(inside & CUTS[kind](u, v, *cut[..., None].unbind(-2)), t, none)
+    at = inside.nonzero(as_tuple=True)  # a card covers little of a picture
+    solid = CUTS[kind](u[at], v[at], *cut[at[:-1]].unbind(-1))
+    at = tuple(index[solid] for index in at)
+    return none.index_put_(at, t[at])
 
 
 # ------------------------------------------------------------------------------------------------------------- scene
 
 
-def runs_of(scene: Scene, wanted_bp: Tensor | None = None) -> Runs:
-    """Return the runs of at most GROUP shapes of one kind; only those that hold a wanted one.
-
-    Borders between runs stay the same whatever is wanted: rounding depends on how many shapes are multiplied at once.
-    """
-    group = GROUP_COMPILED if torch.compiler.is_compiling() else GROUP
+def _runs_of(scene: Scene) -> Runs:
+    """Return the runs of at most GROUP shapes of one kind."""
     runs, start = [], 0
     for kind, count in zip(KINDS_OF_SHAPE, scene.counts, strict=True):
-        runs += [(kind, slice(at, min(at + group, start + count))) for at in range(start, start + count, group)]
+        runs += [(kind, slice(at, min(at + GROUP, start + count))) for at in range(start, start + count, GROUP)]
         start += count
-    if wanted_bp is None:
-        return runs
-    wanted = wanted_bp.any(0).tolist()
-    return [(kind, run) for kind, run in runs if any(wanted[run])]
-
-
-def standing(scene: Scene) -> Tensor:
-    """Return (B, P) bool: the shapes that are there at all."""
-    return scene.centre_bp3[:, : sum(scene.counts), 2] > 0.9 * -AWAY_M
-
-
-def in_view(scene: Scene, camera_b4: Tensor, height_px: int, width_px: int) -> Tensor:
-    """Return (B, P) bool: the shapes whose bounding sphere touches the camera's pyramid."""
-    shapes = sum(scene.counts)
-    centre, radius = scene.centre_bp3[:, :shapes], scene.half_bp3[:, :shapes].norm(dim=-1)
-    fx, fy, cx, cy = camera_b4.unbind(1)
-    zero = torch.zeros_like(fx)
-    inward = [(fx, zero, cx), (-fx, zero, width_px - cx), (zero, fy, cy), (zero, -fy, height_px - cy)]
-    sides = torch.nn.functional.normalize(torch.stack([torch.stack(side, -1) for side in inward], 1), dim=-1)
-    return ((centre @ sides.transpose(1, 2)) > -1.001 * radius[..., None] - 1e-3).all(-1) & standing(scene)
-
-
-def _cuts_of(scene: Scene, run: slice) -> Tensor:
-    """Return the cuts of a run of cards, which stand behind the solids."""
-    solids = sum(scene.counts[: len(SOLIDS)])
-    return scene.cut_bp4[:, run.start - solids : run.stop - solids]
+    return runs
 
 
 def _into(matrix_bp33: Tensor, vector_b3n: Tensor) -> Tensor:
@@ -215,40 +191,88 @@ def _into(matrix_bp33: Tensor, vector_b3n: Tensor) -> Tensor:
     return (matrix_bp33.transpose(1, 2).reshape(b, 3 * p, 3) @ vector_b3n).view(b, 3, p, -1)
 
 
+def _cuts_of(scene: Scene) -> Tensor:
+    """Return (B, P, 4) the cuts of all shapes; only cards have one."""
+    return torch.nn.functional.pad(scene.cut_bp4, (0, 0, sum(scene.counts[: len(SOLIDS)]), 0))
+
+
+def _units(scene: Scene) -> tuple[Tensor, Tensor]:
+    """Return what turns the camera's axes into each shape's unit frame, (B, P, 3, 3), and where its centre comes to."""
+    unit = scene.axes_bp33 / scene.half_bp3[..., None]
+    return unit, (unit @ scene.centre_bp3[..., None])[..., 0]
+
+
 def trace(
-    scene: Scene, ray_b3n: Tensor, origin_b3n: Tensor | None = None, runs: Runs | None = None
+    scene: Scene, ray_b3n: Tensor, origin_b3n: Tensor | None = None, tiles_tk: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return (B, N) planar depth of the nearest surface and (B, N) int64 which it is; ``FAR_M`` and the last row: sky.
 
-    Rays start at the camera or at ``origin_b3n`` and look at ``runs`` of shapes, by default all. A solid that holds the
-    start, or lies behind it, is not seen.
+    Rays start at the camera or at ``origin_b3n``. ``tiles_tk`` says which of them lie side by side; by default those
+    that follow each other. A solid that holds the start, or lies behind it, is not seen.
     """
-    unit = scene.axes_bp33 / scene.half_bp3[..., None]
-    centre = (unit @ scene.centre_bp3[..., None])[..., 0]
     planes = slice(sum(scene.counts), scene.centre_bp3.shape[1])
     bits = max(7, planes.stop.bit_length())  # the winner's number rides in the depth's lowest bits
-    nearest, packed = [], []
+    mask = (1 << bits) - 1
+    depth = _planes(scene, planes, ray_b3n, origin_b3n)
+    number = torch.arange(planes.start, planes.stop, device=depth.device, dtype=torch.int32)[:, None]
+    best, packed = depth.amin(1), _pack(depth, number, mask).amin(1)
+    if torch.compiler.is_compiling():
+        for run, depth in _dense(scene, ray_b3n, origin_b3n):
+            number = torch.arange(run.start, run.stop, device=depth.device, dtype=torch.int32)[:, None]
+            best = torch.minimum(best, depth.amin(1))
+            packed = torch.minimum(packed, _pack(depth, number, mask).amin(1))
+    else:
+        tiles_tk = strips(ray_b3n.shape[2], ray_b3n.device) if tiles_tk is None else tiles_tk
+        ray = tiled(ray_b3n, tiles_tk)
+        origin = None if origin_b3n is None else tiled(origin_b3n, tiles_tk)
+        touched = touched_by_view(scene, ray) if origin is None else touched_by_rays(scene, origin, ray)
+        near = torch.full((ray.shape[0] * ray.shape[1], ray.shape[3]), NO_HIT, device=ray.device)
+        first = _pack(near, torch.zeros_like(number[:1]), mask)
+        for (image, shape, tile), depth in _tiled(scene, touched, ray, origin):
+            row = (image * ray.shape[1] + tile)[:, None].expand_as(depth)
+            near.scatter_reduce_(0, row, depth, "amin")
+            first.scatter_reduce_(0, row, _pack(depth, shape[:, None].int(), mask), "amin")
+        for whole, part in ((best, near), (packed, first)):
+            nearer = torch.empty_like(whole)
+            nearer[:, tiles_tk.flatten()] = part.view(len(whole), -1)
+            torch.minimum(whole, nearer, out=whole)
+    sky = best >= FAR_M
+    return best.clamp_max(FAR_M), torch.where(sky, planes.stop, packed & mask).long()
 
-    def add(depth_bpn: Tensor, first: int) -> None:
-        nearest.append(depth_bpn.amin(1))
-        packed.append(_pack(depth_bpn, first, bits).amin(1))
 
-    for kind, run in runs_of(scene) if runs is None else runs:
+def _depth_of(kind: str, cut: Tensor, start: Frame, direction: Frame) -> Tensor:
+    """Return where rays meet shapes of one kind; beyond ``FAR_M`` where they do not."""
+    if kind not in SOLID_TESTS:
+        return _card(kind, cut, start, direction, FAR_M)
+    near, far, miss = SOLID_TESTS[kind](start, direction)
+    hidden = torch.maximum(near - far, -near).clamp_min(0)
+    depth = torch.add(near, hidden, alpha=NO_HIT)
+    return depth if miss is None else torch.add(depth, miss, alpha=NO_HIT)
+
+
+def _dense(scene: Scene, ray_b3n: Tensor, origin_b3n: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yield runs of shapes and their depth (B, P, N) at every pixel."""
+    (unit, centre), cuts = _units(scene), _cuts_of(scene)
+    for kind, run in _runs_of(scene):
         direction = _into(unit[:, run], ray_b3n).unbind(1)
         start = -centre[:, run].transpose(1, 2)[..., None]
         if origin_b3n is not None:
             start = _into(unit[:, run], origin_b3n) + start
-        if kind not in SOLID_TESTS:
-            add(_card(kind, _cuts_of(scene, run), start.unbind(1), direction, FAR_M), run.start)
-            continue
-        near, far, miss = SOLID_TESTS[kind](start.unbind(1), direction)
-        hidden = torch.maximum(near - far, -near).clamp_min(0)
-        depth = torch.add(near, hidden, alpha=NO_HIT)
-        add(depth if miss is None else torch.add(depth, miss, alpha=NO_HIT), run.start)
-    add(_planes(scene, planes, ray_b3n, origin_b3n), planes.start)
-    best, winner = torch.stack(nearest).amin(0), torch.stack(packed).amin(0) & ((1 << bits) - 1)
-    sky = best >= FAR_M
-    return best.clamp_max(FAR_M), torch.where(sky, planes.stop, winner).long()
+        yield run, _depth_of(kind, cuts[:, run], start.unbind(1), direction)
+
+
+def _tiled(
+    scene: Scene, touched_bpt: Tensor, ray_bt3k: Tensor, origin_bt3k: Tensor | None
+) -> Iterator[tuple[tuple[Tensor, Tensor, Tensor], Tensor]]:
+    """Yield image, shape and tile of pairs and their depth (L, K)."""
+    (unit, centre), cuts = _units(scene), _cuts_of(scene)
+    for kind, (image, shape, tile) in pairs(scene, touched_bpt):
+        into = unit[image, shape]
+        start = -centre[image, shape][..., None]
+        if origin_bt3k is not None:
+            start = torch.baddbmm(start, into, origin_bt3k[image, tile])
+        direction = torch.bmm(into, ray_bt3k[image, tile]).unbind(1)
+        yield (image, shape, tile), _depth_of(kind, cuts[image, shape], start.unbind(1), direction)
 
 
 def _planes(scene: Scene, planes: slice, ray_b3n: Tensor, origin_b3n: Tensor | None) -> Tensor:
@@ -268,32 +292,49 @@ def _planes(scene: Scene, planes: slice, ray_b3n: Tensor, origin_b3n: Tensor | N
     return depth
 
 
-def _pack(depth_bpn: Tensor, first: int, bits: int) -> Tensor:
+def _pack(depth: Tensor, number: Tensor, mask: int) -> Tensor:
     """Return the bits of positive depth, which sort as it does, with the shape's number in the lowest ones."""
-    number = torch.arange(first, first + depth_bpn.shape[1], device=depth_bpn.device, dtype=torch.int32)
-    return (depth_bpn.view(torch.int32) & ~((1 << bits) - 1)) | number[:, None]
+    return (depth.view(torch.int32) & ~mask) | number
 
 
-def occlusion(scene: Scene, runs: Runs, point_b3n: Tensor, to_light_b3n: Tensor) -> Tensor:
+def occlusion(
+    scene: Scene, point_b3n: Tensor, to_light_b3n: Tensor, lit_bn: Tensor, tiles_tk: Tensor | None = None
+) -> Tensor:
     """Return (B, N) metres that the way from a point to the light runs inside the thickest shape on it.
 
-    A card counts as ``CARD_M``, glass not at all; hills throw no shadow.
+    A card counts as ``CARD_M``, glass not at all; hills throw no shadow. Points where ``lit_bn`` is not true are in
+    shadow anyway: nothing, or 0, is looked for there.
     """
-    unit = scene.axes_bp33 / scene.half_bp3[..., None]
-    centre = (unit @ scene.centre_bp3[..., None])[..., 0]
-    most, carded = [], []
-    for kind, run in runs:
-        origin = (_into(unit[:, run], point_b3n) - centre[:, run].transpose(1, 2)[..., None]).unbind(1)
-        direction = _into(unit[:, run], to_light_b3n).unbind(1)
-        if kind not in SOLID_TESTS:
-            carded.append((_card(kind, _cuts_of(scene, run), origin, direction, 1.0) < NO_HIT).any(1))
-            continue
-        near, far, _ = SOLID_TESTS[kind](origin, direction)
-        inside = far.clamp_max(1) - near.clamp_min(0)
-        if "second" in scene.passes:
-            inside = inside * (1 - scene.material("glass", run))[..., None]
-        most.append(inside.amax(1))
-    if not most:
-        most = [torch.zeros_like(point_b3n[:, 0])]
-    metres = torch.stack(most).amax(0).clamp_min(0) * to_light_b3n.square().sum(1).sqrt()
-    return metres if not carded else metres.maximum(torch.stack(carded).any(0) * CARD_M)
+    unit, centre = _units(scene)
+    cuts, length = _cuts_of(scene), to_light_b3n.square().sum(1).sqrt()
+    clear = 1 - scene.material("glass", slice(sum(scene.counts))) * ("second" in scene.passes)
+    if torch.compiler.is_compiling():
+        metres = torch.zeros_like(length)
+        for kind, run in _runs_of(scene):
+            origin = (_into(unit[:, run], point_b3n) - centre[:, run].transpose(1, 2)[..., None]).unbind(1)
+            direction = _into(unit[:, run], to_light_b3n).unbind(1)
+            inside = _inside(kind, cuts[:, run], clear[:, run, None], origin, direction, length[:, None])
+            metres = metres.maximum(inside.amax(1))
+        return metres
+    tiles_tk = strips(point_b3n.shape[2], point_b3n.device) if tiles_tk is None else tiles_tk
+    point, toward, long = (tiled(v, tiles_tk) for v in (point_b3n, to_light_b3n, length[:, None]))
+    touched = touched_by_light(scene, point) & lit_bn[:, tiles_tk].any(-1)[:, None]
+    most = torch.zeros(point.shape[0] * point.shape[1], point.shape[3], device=point.device)
+    for kind, (image, shape, tile) in pairs(scene, touched):
+        into = unit[image, shape]
+        origin = torch.baddbmm(centre[image, shape][..., None], into, point[image, tile], beta=-1).unbind(1)
+        direction = torch.bmm(into, toward[image, tile]).unbind(1)
+        reach = long[image, tile, 0]
+        inside = _inside(kind, cuts[image, shape], clear[image, shape][:, None], origin, direction, reach)
+        most.scatter_reduce_(0, (image * point.shape[1] + tile)[:, None].expand_as(inside), inside, "amax")
+    metres = torch.zeros_like(length)
+    metres[:, tiles_tk.flatten()] = most.view(len(metres), -1)
+    return metres
+
+
+def _inside(kind: str, cut: Tensor, clear: Tensor, origin: Frame, direction: Frame, length: Tensor) -> Tensor:
+    """Return metres that the way to the light runs inside shapes, at least 0."""
+    if kind not in SOLID_TESTS:
+        return (_card(kind, cut, origin, direction, 1.0) < NO_HIT) * CARD_M
+    near, far, _ = SOLID_TESTS[kind](origin, direction)
+    return (far.clamp_max(1) - near.clamp_min(0)).clamp_min(0) * clear * length

@@ -27,6 +27,7 @@ class View(NamedTuple):
     sky_b1k: Tensor
     lamp_bl6: Tensor | None = None  # position, colour of lights without shadow
     dim_b1: Tensor | float = 1.0  # exposure for the light there is
+    focus_b1: Tensor | None = None  # how far the thing that the picture is about is, m, if it is about one
 
 
 def tint(draws: Draws, warm: float, spread: float) -> Tensor:

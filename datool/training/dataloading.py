@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from datool.data.sources.table import SOURCES
 from datool.errors import DatoolError, lookup
 from datool.models.encoders import encoder_spec
 from datool.models.specs import MODELS
+from datool.parallel import num_cores
 from datool.training.distributed import Ranks
 from datool.training.recipe import RENDERED, Recipe
 
@@ -281,5 +281,4 @@ def count_samples(group: GroupSpec) -> dict[str, int | str]:
 
 def spare_cores(ranks: Ranks) -> int:
     """Return how many processes may read for this rank beside it; none where one core is all there is."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(0, min(MAX_WORKERS, cores // ranks.local_world - 1))
+    return max(0, min(MAX_WORKERS, num_cores() // ranks.local_world - 1))

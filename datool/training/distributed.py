@@ -8,7 +8,6 @@ others; what a user can mend (a photo that cannot be read) is told to all first,
 from __future__ import annotations
 
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -33,6 +32,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from datool.errors import DatoolError
+from datool.files.atomic import whole
 
 Result = TypeVar("Result")
 
@@ -196,16 +196,14 @@ def save_sharded(
         DatoolError: it cannot be written.
     """
     temporary = folder.with_name(f".datool-{folder.name}.tmp")
-    if ranks.first:
-        shutil.rmtree(temporary, ignore_errors=True)  # of a run that was killed while it wrote
-    ranks.barrier()
-    try:
-        dcp.save(_sharded(models, optimizer), checkpoint_id=temporary)
+    with whole(folder, temporary) if ranks.first else nullcontext():
+        ranks.barrier()
+        try:
+            dcp.save(_sharded(models, optimizer), checkpoint_id=temporary)
+        except (OSError, dcp.api.CheckpointException) as error:
+            raise DatoolError(f"cannot write {folder}: {error}", "Is the disk full?") from error
         if ranks.first:
             (temporary / META).write_text(meta, encoding="utf-8")
-            os.replace(temporary, folder)
-    except (OSError, dcp.api.CheckpointException) as error:
-        raise DatoolError(f"cannot write {folder}: {error}", "Is the disk full?") from error
     ranks.barrier()
 
 

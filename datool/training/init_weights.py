@@ -13,7 +13,7 @@ from datool.errors import DatoolError, lookup
 from datool.models import hub
 from datool.models.depth_anything import DepthAnything, build_model
 from datool.models.encoders import Encoder, build_encoder, encoder_spec
-from datool.models.specs import MODELS
+from datool.models.specs import MODELS, RUN_FILES, WEIGHT_FILES
 from datool.models.weights import load, load_encoder, packaged
 from datool.training.recipe import Recipe
 
@@ -98,7 +98,7 @@ def _weights(spec: str, encoder: str, progress: Callable[[str], None] | None) ->
     path = Path(spec).expanduser()
     if path.is_file():
         return path
-    for name in ("best.safetensors", "last.safetensors", "model.safetensors"):
+    for name in (*RUN_FILES, WEIGHT_FILES[0]):
         if (path / name).is_file():
             return path / name
     if inside := packaged(spec):
@@ -108,7 +108,7 @@ def _weights(spec: str, encoder: str, progress: Callable[[str], None] | None) ->
         return hub.fetch(row, progress)
     repo = f"facebook/{encoder}" if spec == DINOV2 and encoder.startswith("dinov2-") else spec
     if re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        return hub.download(repo, "model.safetensors", "main", progress)
+        return hub.download(repo, WEIGHT_FILES[0], "main", progress)
     raise DatoolError(
         f"no weights '{spec}' for the encoder {encoder}.",
         "Give a file, a model's name, efficientnet-lite0 or -lite2, a hub id such as facebook/dinov2-small, or dinov2 "

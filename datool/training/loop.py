@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,14 @@ from datool.data.sample import Batch
 from datool.depth import DepthMap
 from datool.errors import DatoolError
 from datool.models.depth_anything import DepthAnything
+from datool.models.specs import BEST, LAST
 from datool.models.weights import save
 from datool.training.checkpoint import Checkpoints, written
 from datool.training.recipe import Recipe
 from datool.training.run_log import Line, RunLog
 from datool.training.trainer import StepResult, Trainer, opened
 from datool.training.validation import Scores, better
+from datool.training.watch import SPANS, Watch
 
 # What a run that goes on must not change: its data, and what its checkpoints hold.
 FIXED = (
@@ -32,7 +35,7 @@ FIXED = (
 )
 # A loss this many times the median of the last RECENT ones is a spike, once there are MIN_RECENT of them.
 SPIKE, RECENT, MIN_RECENT = 5.0, 100, 20
-BEST, LAST, CHECKPOINTS = "best.safetensors", "last.safetensors", "checkpoints"
+CHECKPOINTS = "checkpoints"
 
 Validate = Callable[[DepthAnything], Scores]
 
@@ -73,7 +76,8 @@ def run(
         validate: scores a model, whole and in evaluation; only the first rank calls it.
         progress: gets each line of the log.
     Raises:
-        DatoolError: as `Trainer.take` does, or a checkpoint is damaged.
+        DatoolError: as `Trainer.take` does, a checkpoint is damaged, no pixel of any target is known, or predictions
+            have nothing to do with their targets.
     """
     recipe, ranks = trainer.recipe, trainer.ranks
     checkpoints = Checkpoints(out / CHECKPOINTS, recipe.keep, ranks)
@@ -102,18 +106,21 @@ class _Position:
         step: steps done.
         best: scores of the best weights.
         recent: the last losses.
+        watch: of what is learned.
     """
 
     step: int = 0
     best: Scores = field(default_factory=dict)
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
+    watch: Watch = field(default_factory=Watch)
 
     def to_json(self) -> dict[str, Any]:
-        return {"step": self.step, "best": self.best, "recent": list(self.recent)}
+        return {"step": self.step, "best": self.best, "recent": list(self.recent), "watch": self.watch.to_json()}
 
     def take_up(self, stored: dict[str, Any]) -> None:
         self.step, self.best = stored["step"], stored["best"]
         self.recent.extend(stored["recent"])
+        self.watch = Watch(**stored["watch"])
 
 
 def _stored(recipe: Recipe) -> dict[str, Any]:
@@ -136,15 +143,22 @@ def _steps(trainer: Trainer, at: _Position, batches: Iterator[Batch], log: RunLo
     until = min(*(at.step // n * n + n for n in (recipe.log_every, recipe.validate_every)), trainer.steps)
     count, started = until - at.step, time.monotonic()
     sums: dict[str, float] = {}
+    correlations: list[float] = []
     while at.step < until:
         result = trainer.take(at.step, batches)
         at.step += 1
         _notice(trainer, at, result, log)
+        _check_correlation(trainer, at, result, log)
         for name, value in result.losses.items():
             sums[name] = sums.get(name, 0.0) + value
+        if not math.isnan(result.correlation):
+            correlations.append(result.correlation)
+    _check_known(at)
     rate = count * trainer.recipe.batch_size / (time.monotonic() - started)
     _tell_skipped(trainer, at, log)
     means = {name: total / count for name, total in sums.items()}
+    if correlations:
+        means["correlation"] = fmean(correlations)
     log.write({"step": at.step, **means, "lr": result.lr, "images_per_s": round(rate, 1)})
 
 
@@ -169,6 +183,47 @@ def _notice(trainer: Trainer, at: _Position, result: StepResult, log: RunLog) ->
         if happened:
             ids = [id for part in trainer.ranks.gather(result.ids) for id in part]
             log.write({"step": at.step, "event": event, "loss": loss, "median": usual, "ids": ids})
+
+
+def _check_correlation(trainer: Trainer, at: _Position, result: StepResult, log: RunLog) -> None:
+    """Take a step into the watch; write down, and in the end raise, that predictions have no part of their targets.
+
+    Raises:
+        DatoolError: so it was for ``collapse_steps`` steps, and the recipe does not allow it.
+    """
+    recipe, watch = trainer.recipe, at.watch
+    watch.known += result.known
+    span = max(1, recipe.collapse_steps // SPANS)
+    if at.step <= recipe.warmup or not watch.see(result.correlation, span) or not (watch.suspects or watch.collapsed):
+        return
+    steps = len(watch.means) * span
+    loss, constant = trainer.against_constant()
+    event = "collapsed" if watch.collapsed else "uncorrelated"
+    seen = {"correlation": watch.correlation, "over_steps": steps, "loss": loss, "constant_loss": constant}
+    log.write({"step": at.step, "event": event, **seen})
+    if watch.collapsed and not recipe.allow_collapse:
+        raise DatoolError(
+            f"step {at.step}: the model learns nothing. Over the last {steps} steps predictions and targets correlated "
+            f"by {watch.correlation:.2f} (a model that learns is soon above 0.5); the last batch costs {loss:.3g}, a "
+            f"constant map in its place {constant:.3g}.",
+            "Look at the targets (datool data check); try --set ssi=median --set gradient_weight=0.5, another seed, or "
+            "a lower learning rate. --allow-collapse only warns; with --resume it goes on from the last checkpoint.",
+        )
+    if watch.collapsed:
+        watch.means = []  # so that the next warning comes after as many steps again
+
+
+def _check_known(at: _Position) -> None:
+    """Raise where there was nothing yet to learn from.
+
+    Raises:
+        DatoolError: no target so far had a pixel of which anything is known.
+    """
+    if not at.watch.known:
+        raise DatoolError(
+            f"no pixel of any target was known in {at.step} steps: there is nothing to learn.",
+            "Is the manifest's invalid value, unit or divisor right? datool data check shows what is known.",
+        )
 
 
 def _keep(trainer: Trainer, at: _Position, out: Path, log: RunLog, validate: Validate | None) -> None:

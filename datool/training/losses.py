@@ -2,8 +2,8 @@
 
 Every function takes float maps (B, H, W) with a bool mask of the same shape and returns (B,): the mean over the global
 batch is the caller's, so that splitting a batch over ranks changes nothing. All arithmetic is float32, inside autocast
-too (float64 where maps are). An image without valid pixels costs 0, and invalid pixels carry no gradient, whatever they
-hold.
+too (float64 where maps are). An image without valid pixels costs 0 here, and the caller leaves it out of the mean.
+Invalid pixels carry no gradient, whatever they hold.
 """
 
 from __future__ import annotations
@@ -11,13 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Below this spread a map counts as constant: it is centred but not blown up.
+# Below this spread, as a share of its largest magnitude, a map counts as constant: it is centred but not blown up.
 _MIN_SPREAD = 1e-6
 
 
 def _full(values: Tensor) -> Tensor:
     """Return the values in float32, or in float64 if they are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _unit(values: Tensor, valid: Tensor) -> Tensor:
+    """Return each image's values over the largest magnitude among them, 0 at invalid pixels; all 0 stays so.
+
+    What is done to maps here does not depend on their scale, so this changes nothing but what rounding does, and it
+    makes a spread one that is relative to the map. The divisor is no part of the graph.
+    """
+    values = torch.where(valid, _full(values), 0)
+    size = values.detach().abs().amax((1, 2), keepdim=True)
+    return values / torch.where(size > 0, size, 1)
 
 
 def masked_mean(values: Tensor, valid: Tensor) -> Tensor:
@@ -44,7 +55,7 @@ def normalise_median(values: Tensor, valid: Tensor) -> Tensor:
 
     Source: Yang et al. 2024 (Depth Anything V1), arXiv:2401.10891, section 3.1.
     """
-    values = torch.where(valid, _full(values), 0)
+    values = _unit(values, valid)
     known = torch.where(valid, values, torch.nan).flatten(1)
     median = known.nanmedian(1).values.nan_to_num(0)[:, None, None]
     centred = torch.where(valid, values - median, 0)
@@ -53,9 +64,14 @@ def normalise_median(values: Tensor, valid: Tensor) -> Tensor:
 
 
 def align_least_squares(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    """Return scale * pred + shift, the least-squares fit to the target over valid pixels of each image.
+    """Return scale * pred + shift, the least-squares fit to the target over valid pixels of each image, scale >= 0.
 
-    A prediction that is constant over the valid pixels gets scale 0: there is nothing to scale.
+    The least-squares scale is covariance / variance; here it is |covariance| / variance. Where near is near, that is
+    the same. A prediction that has near and far exchanged would be turned over by a negative scale, and so cost as
+    little as the right one. With the absolute value it costs 1 + 3 r^2 times what a constant costs, r < 0 being its
+    correlation with the target, instead of 1 - r^2 times; and a scale that is merely cut off at 0 would leave it the
+    cost of a constant and no gradient. A prediction that is constant over the valid pixels gets scale 0: there is
+    nothing to scale.
 
     Args:
         pred, target: (B, H, W).
@@ -63,15 +79,15 @@ def align_least_squares(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     Returns:
         (B, H, W), of no meaning at invalid pixels; gradients flow through scale and shift.
 
-    Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 4.
+    Source: Ranftl et al. 2020 (MiDaS), arXiv:1907.01341, equation 4; the absolute value is ours.
     """
-    pred, target = (torch.where(valid, _full(values), 0) for values in (pred, target))
+    pred, target = _unit(pred, valid), torch.where(valid, _full(target), 0)
     pred_mean = masked_mean(pred, valid)[:, None, None]
     target_mean = masked_mean(target, valid)[:, None, None]
     centred = torch.where(valid, pred - pred_mean, 0)
     variance = masked_mean(centred.square(), valid)
     covariance = masked_mean(centred * (target - target_mean), valid)
-    scale = (covariance / variance.clamp(min=_MIN_SPREAD**2))[:, None, None]
+    scale = (covariance.abs() / variance.clamp(min=_MIN_SPREAD**2))[:, None, None]
     return scale * (pred - pred_mean) + target_mean
 
 
@@ -220,11 +236,38 @@ def scale_anchor(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
     Source: ours; the observation is Distill-Any-Depth issue 36.
     """
 
-    def variance(values: Tensor) -> Tensor:
-        values = _full(values)
-        return masked_mean((values - masked_mean(values, valid)[:, None, None]).square(), valid)
+    ours, theirs = _deviation(pred, valid), _deviation(target, valid)
+    known = (ours > 0) & (theirs > 0)
+    return (torch.where(known, ours, 1).log() - torch.where(known, theirs, 1).log()).square()
 
-    ours, theirs = variance(pred), variance(target)
-    known = (ours > _MIN_SPREAD**2) & (theirs > _MIN_SPREAD**2)
-    ratio = torch.where(known, ours, 1) / torch.where(known, theirs, 1)
-    return (ratio.log() / 2).square()
+
+def correlation(pred: Tensor, target: Tensor, valid: Tensor) -> Tensor:
+    """Return Pearson's correlation of prediction and target over valid pixels of each image.
+
+    Args:
+        pred, target: (B, H, W).
+        valid: (B, H, W) bool.
+    Returns:
+        (B,) from -1 to 1; 0 where the prediction is constant, NaN where the target is or where nothing is valid.
+    """
+    pred, target = _standardised(pred, valid), _standardised(target, valid)
+    found = masked_mean(pred * target, valid).clamp(-1, 1)
+    return torch.where((target != 0).flatten(1).any(1), found, torch.nan)
+
+
+def _standardised(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the values with mean 0 and standard deviation 1 over valid pixels of each image; all 0 if constant."""
+    values = _unit(values, valid)
+    centred = torch.where(valid, values - masked_mean(values, valid)[:, None, None], 0)
+    deviation = masked_mean(centred.square(), valid).sqrt()[:, None, None]
+    return torch.where(deviation > _MIN_SPREAD, centred / torch.where(deviation > 0, deviation, 1), 0)
+
+
+def _deviation(values: Tensor, valid: Tensor) -> Tensor:
+    """Return the standard deviation over valid pixels of each image, (B,); 0 where it is rounding."""
+    values = torch.where(valid, _full(values), 0)
+    size = values.detach().abs().amax((1, 2))
+    unit = _unit(values, valid)
+    variance = masked_mean((unit - masked_mean(unit, valid)[:, None, None]).square(), valid)
+    varies = variance > _MIN_SPREAD**2
+    return torch.where(varies, torch.where(varies, variance, 1).sqrt() * size, 0)

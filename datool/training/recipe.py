@@ -86,6 +86,9 @@ class Recipe:
         checkpointing: compute activations of the encoder twice instead of keeping them.
         compile: with `torch.compile`.
         shard: spread the model over ranks (FSDP2) instead of copying it (DDP).
+        collapse_steps: steps after the warm-up that predictions may stay without correlation with their targets (a mean
+            of 0.1 or less in each quarter of them); then the run stops. It is warned of after half of them.
+        allow_collapse: only warn.
 
         num_validation: held-out rendered scenes to score; 0 = none.
         validate_every: steps between two validations, each followed by a checkpoint.
@@ -152,6 +155,8 @@ class Recipe:
     checkpointing: bool = False
     compile: bool = False
     shard: bool = False
+    collapse_steps: int = 200
+    allow_collapse: bool = False
 
     num_validation: int = 256
     validate_every: int = 1000
@@ -179,7 +184,7 @@ class Recipe:
                 "rendered scenes cannot be mixed with stored samples in a batch.",
                 "Write them to disk first: datool data synth --out scenes, then --data scenes/manifest.jsonl.",
             )
-        for name in ("accumulation", "steps", "validate_every", "log_every", "keep"):
+        for name in ("accumulation", "steps", "collapse_steps", "validate_every", "log_every", "keep"):
             if getattr(self, name) < 1:
                 raise DatoolError(f"{name} is {getattr(self, name)}, expected 1 or more.")
         if not 0 <= self.seed < MAX_SEED:

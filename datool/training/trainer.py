@@ -21,6 +21,7 @@ from datool.data.sample import Batch
 from datool.errors import DatoolError, lookup
 from datool.models.depth_anything import DepthAnything
 from datool.training.distributed import Ranks, full_state, full_tensor, replicate, shard, without_sync
+from datool.training.losses import correlation, masked_mean
 from datool.training.optimizers import average, make_optimizer, set_learning_rate
 from datool.training.recipe import Recipe
 
@@ -44,8 +45,16 @@ class Objective(Protocol):
     def wants_tokens(self) -> bool:
         """Whether it looks at the tokens of the last tap."""
 
-    def __call__(self, prediction: Tensor, tokens: Tensor | None, batch: Batch) -> dict[str, Tensor]:
-        """Return scalars by name, the same names for every batch; ``loss`` is minimised."""
+    def counts(self, batch: Batch) -> Tensor:
+        """Return (K,) of each kind of sample, how many have a pixel of which anything is known."""
+
+    def __call__(
+        self, prediction: Tensor, tokens: Tensor | None, batch: Batch, counts: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return scalars by name, the same names for every batch; ``loss`` is minimised.
+
+        Sums over samples are divided by ``counts``; None = by the batch's own.
+        """
 
 
 @dataclass(frozen=True)
@@ -56,12 +65,16 @@ class StepResult:
         losses: means over all ranks, and ``grad_norm`` before clipping.
         lr: of the first group of parameters.
         ids: this rank's samples.
+        known: samples of all ranks of which at least a pixel was known; the others have no part in the losses.
+        correlation: of predictions with their targets, mean over the samples of all ranks; NaN where no target varies.
         retried: whether it was taken in fp32, its own precision having given no finite loss.
     """
 
     losses: dict[str, float]
     lr: float
     ids: tuple[str, ...]
+    known: int
+    correlation: float
     retried: bool = False
 
     @property
@@ -174,29 +187,60 @@ class Trainer:
         torch.manual_seed((self.recipe.seed << 40) + (step << 16) + self.ranks.rank)
         self.optimizer.zero_grad()
         parts = self.recipe.accumulation
+        # All parts at once: what a sum over samples is divided by is known only when all were looked at.
+        fetched = [self.ranks.together(lambda: next(batches)) for _ in range(parts)]
+        counts = self.ranks.mean(torch.stack([self.objective.counts(batch) for batch in fetched]).float().mean(0))
         sums: dict[str, Tensor] = {}
-        ids: tuple[str, ...] = ()
-        for part in range(parts):
-            batch = self._batch = self.ranks.together(lambda: next(batches))
-            ids += batch.ids
+        correlated = torch.zeros(2, device=self.ranks.device)
+        for part, batch in enumerate(fetched):
+            self._batch = batch
             with without_sync(self.trained, skip=part + 1 < parts):
-                losses = self._losses(batch, dtype)
+                losses, prediction = self._losses(batch, dtype, counts)
                 (losses["loss"] / parts).backward()
             for name, loss in losses.items():
                 sums[name] = sums.get(name, 0) + loss.detach() / parts
+            # Of a mixed picture the sample's own part: each part has a scale and shift of its own.
+            found = correlation(prediction.detach(), batch.target, batch.valid & batch.region)
+            correlated += torch.stack([found.nansum(), found.isfinite().sum()])
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip or math.inf)
-        means = self.ranks.mean(torch.stack([*sums.values(), full_tensor(norm)]))
-        found = dict(zip((*sums, "grad_norm"), means.tolist(), strict=True))
-        return StepResult(found, self.optimizer.param_groups[0]["lr"], ids)
+        *means, total, number = self.ranks.mean(torch.stack([*sums.values(), full_tensor(norm), *correlated])).tolist()
+        return StepResult(
+            dict(zip((*sums, "grad_norm"), means, strict=True)),
+            self.optimizer.param_groups[0]["lr"],
+            tuple(id for batch in fetched for id in batch.ids),
+            round(counts.sum().item() * parts * self.ranks.world),
+            total / number if number else math.nan,
+        )
 
-    def _losses(self, batch: Batch, dtype: torch.dtype) -> dict[str, Tensor]:
+    def against_constant(self) -> tuple[float, float]:
+        """Return the loss of the last batch, and what it were with a constant map in each prediction's place.
+
+        Means over all ranks, all of which must ask. The constant is the mean of the known target.
+        """
+        batch = self._batch
+        assert batch is not None, "no step was taken"
+        with torch.no_grad(), self._autocast(self.dtype):
+            prediction, tokens = self._predicted(batch, self.model)
+            constant = masked_mean(batch.target, batch.valid)[:, None, None].expand_as(prediction)
+            losses = [self.objective(each, tokens, batch)["loss"] for each in (prediction, constant)]
+        loss, of_constant = self.ranks.mean(torch.stack(losses)).tolist()
+        return loss, of_constant
+
+    def _losses(
+        self, batch: Batch, dtype: torch.dtype, counts: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the losses of a batch, and its predictions (B, H, W)."""
         with self._autocast(dtype):
-            image = self._normalised(batch.image)
-            if self.objective.wants_tokens:
-                prediction, tokens = self.trained(image, features=True)
-            else:
-                prediction, tokens = self.trained(image), None
-            return self.objective(prediction.float(), tokens, batch)
+            prediction, tokens = self._predicted(batch, self.trained)
+            return self.objective(prediction, tokens, batch, counts), prediction
+
+    def _predicted(self, batch: Batch, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Return the predictions of a batch, (B, H, W) float32, and its tokens if the objective wants them."""
+        image = self._normalised(batch.image)
+        if self.objective.wants_tokens:
+            prediction, tokens = model(image, features=True)
+            return prediction.float(), tokens
+        return model(image).float(), None
 
     def _retried(self, step: int, first: StepResult) -> StepResult:
         """Return the step's gradients in fp32.
@@ -222,7 +266,7 @@ class Trainer:
         with opened(self.data, step) as again, torch.no_grad():
             for batch in islice(again, self.recipe.accumulation):
                 for number, id in enumerate(batch.ids):
-                    losses = self._losses(batch.part(slice(number, number + 1)), torch.float32)
+                    losses, _ = self._losses(batch.part(slice(number, number + 1)), torch.float32)
                     if not losses["loss"].isfinite():
                         found.append(id)
         return found
@@ -261,7 +305,8 @@ class Trainer:
                 # The optimizer fills its state in the first step only.
                 reserved = torch.empty(0 if self.optimizer.state else state, device=self.ranks.device)
                 with without_sync(self.trained, skip=True):
-                    self._losses(batch.part(slice(count)), self.dtype)["loss"].backward()
+                    losses, _ = self._losses(batch.part(slice(count)), self.dtype)
+                    losses["loss"].backward()
                 del reserved
                 return count
             except torch.OutOfMemoryError:

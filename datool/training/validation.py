@@ -24,9 +24,13 @@ METRICS = ("abs_rel", "delta1")
 
 
 def protocol_of(spec: ModelSpec) -> Protocol:
-    """Return how a model is scored: after a fit of scale and shift in disparity, or in metres as it is."""
+    """Return how a model is scored: after a fit of scale and shift in disparity, or in metres as it is.
+
+    The scale is not negative, as it may be in the published protocol: a model that has near and far exchanged must not
+    be kept as the best.
+    """
     if spec.max_depth_m is None:
-        return replace(PROTOCOLS["lsq-disparity"], metrics=METRICS)
+        return replace(PROTOCOLS["lsq-disparity"], alignment="least-squares-positive", metrics=METRICS)
     return replace(PROTOCOLS["v2-metric"], far=spec.max_depth_m, metrics=METRICS)
 
 

@@ -14,18 +14,14 @@ Randomness is counter-based, so that any part of it is computed without what com
 from __future__ import annotations
 
 import hashlib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import lru_cache, partial
+from typing import Any, Protocol
 
 import numpy as np
 
-from datool.errors import DatoolError, require
-
-if TYPE_CHECKING:
-    from torchdata.stateful_dataloader import StatefulDataLoader
+from datool.errors import DatoolError
 
 # A mixture keeps its shares in runs of this length, shuffled anew each time.
 RUN = 1 << 16
@@ -261,7 +257,7 @@ def sample_loader(
     num_workers: int = 0,
     collate: Callable[[list[Any]], Any] = list,
     pin_memory: bool = False,
-) -> StatefulDataLoader:
+) -> SampleLoader:
     """Return a loader of one rank's batches, whose whole state is the position after the last batch it gave.
 
     ``state_dict()`` is ``{"position": n}``: the same on every rank, and taken up by any other world size, number of
@@ -278,64 +274,87 @@ def sample_loader(
         collate: what makes a batch of a list of samples; called in the workers.
         pin_memory: whether a batch's tensors go to memory that a GPU can fetch from by itself.
     Raises:
-        DatoolError: torchdata is not installed, or fewer samples in a batch than ranks.
+        DatoolError: fewer samples in a batch than ranks.
     """
     if not 0 <= rank < world <= batch_size:
         raise DatoolError(f"a batch of {batch_size} for rank {rank} of {world}, expected one sample or more a rank.")
-    import torch
-
-    # It calls what newer versions of torch deprecate.
-    warnings.filterwarnings("ignore", "'set_vital' is deprecated", UserWarning)
-    torchdata: Any = require("torchdata.stateful_dataloader", "train", "loading samples in training")
-
-    def steps(first: int) -> Iterator[range]:
-        """Yield the positions of each step, of all ranks together."""
-        while stop is None or first < stop:
-            last = first + batch_size if stop is None else min(first + batch_size, stop)
-            yield range(first, last)
-            first = last
-
-    class Loader(torchdata.StatefulDataLoader):
-        position: int
-
-        def __iter__(self) -> Iterator[Any]:
-            self.batch_sampler.first = self.position
-            mine = super().__iter__()
-            try:
-                for step in steps(self.position):
-                    batch = next(mine) if share(step.start, len(step), rank, world) else None
-                    self.position = step.stop
-                    if batch is not None:
-                        yield batch
-            finally:
-                self._iterator = None  # the loader keeps it, and with it the workers
-                del mine
-
-        def state_dict(self) -> dict[str, int]:
-            return {"position": self.position}
-
-        def load_state_dict(self, state: dict[str, int]) -> None:
-            self.position = state["position"]
-
-    class Shares:
-        first = position
-
-        def __iter__(self) -> Iterator[list[Any]]:
-            for step in steps(self.first):
-                if mine := share(step.start, len(step), rank, world):
-                    yield [order.sample_at(place) for place in mine]
-
-    loader = Loader(
-        _Samples(read),
-        batch_sampler=Shares(),
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=_settle,
-        generator=torch.Generator(),  # else it would draw from torch's global one, and a resumed run draw otherwise
+    return SampleLoader(
+        read, partial(_steps, batch_size, stop), order, position, rank, world, num_workers, collate, pin_memory
     )
-    loader.position = position
-    return loader
+
+
+class SampleLoader:
+    """The loader that `sample_loader` returns. Each ``iter`` goes on from ``position`` with workers of its own."""
+
+    def __init__(
+        self,
+        read: Callable[[Any], Any],
+        steps: Callable[[int], Iterator[range]],
+        order: Order,
+        position: int,
+        rank: int,
+        world: int,
+        num_workers: int,
+        collate: Callable[[list[Any]], Any],
+        pin_memory: bool,
+    ) -> None:
+        import torch
+        from torch.utils.data import DataLoader
+
+        self.position = position
+        self._steps, self._rank, self._world = steps, rank, world
+        self._loader: DataLoader[Any] = DataLoader(
+            _Samples(read),  # type: ignore[arg-type]  # what torch calls an index may be anything
+            batch_sampler=_Shares(self, order),
+            num_workers=num_workers,
+            collate_fn=collate,
+            pin_memory=pin_memory,
+            worker_init_fn=_settle,
+            # Else it would draw from torch's global one, and a resumed run draw otherwise.
+            generator=torch.Generator(),
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        mine = iter(self._loader)
+        try:
+            for step in self._steps(self.position):
+                batch = next(mine) if self._share(step) else None
+                self.position = step.stop
+                if batch is not None:
+                    yield batch
+        finally:
+            del mine  # and with it the workers
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what `load_state_dict` takes."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from there, on the next ``iter``."""
+        self.position = state["position"]
+
+    def _share(self, step: range) -> range:
+        return share(step.start, len(step), self._rank, self._world)
+
+
+class _Shares:
+    """What a loader's batches are made of, from its position on."""
+
+    def __init__(self, loader: SampleLoader, order: Order) -> None:
+        self.loader, self.order = loader, order
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        for step in self.loader._steps(self.loader.position):
+            if mine := self.loader._share(step):
+                yield [self.order.sample_at(place) for place in mine]
+
+
+def _steps(batch_size: int, stop: int | None, first: int) -> Iterator[range]:
+    """Yield the positions of each step from ``first`` on, of all ranks together."""
+    while stop is None or first < stop:
+        last = first + batch_size if stop is None else min(first + batch_size, stop)
+        yield range(first, last)
+        first = last
 
 
 class _Samples:

@@ -16,7 +16,7 @@ link or a device is refused: it is not what it says it is.
 Source: webdataset.github.io (layout; a key ends at the first dot of a name); POSIX.1-1988 (ustar).
 """
 
-from datool.data.shards.reading import INDEX, Failed, Shard, ShardSet, open_shards, read_shard
+from datool.data.shards.reading import INDEX, Failed, Shard, ShardSet, open_shards
 from datool.data.shards.samples import (
     DEPTH,
     IMAGE_ENDINGS,
@@ -44,5 +44,4 @@ __all__ = [
     "encode_sample",
     "image_ending",
     "open_shards",
-    "read_shard",
 ]

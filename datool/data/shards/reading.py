@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
 from datool.data.sample import Sample
+from datool.data.shards import tars
 from datool.data.shards.samples import DEPTH, IMAGE_ENDINGS, JSON, decode_sample
-from datool.data.shards.tars import refuse_unsafe, refused
 from datool.errors import DatoolError
 from datool.files.images import explained
 
 LAYOUT_VERSION = 1
 INDEX = "index.json"
-# No picture is larger; what claims to be would fill the memory.
-MAX_MEMBER_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -117,30 +113,6 @@ def open_shards(folder: Path) -> ShardSet:
     return ShardSet(folder, index["settings"], shards, _roots(folder, index))
 
 
-def read_shard(path: Path, start: int = 0) -> Iterator[Sample]:
-    """Yield the samples of a tar in the order in which they are stored, holding one at a time.
-
-    Args:
-        path: a tar in WebDataset layout, not compressed.
-        start: how many samples to pass over: a seek where the tar has its done marker beside it, else a scan.
-    Raises:
-        DatoolError: broken, cut short, or with a member that is refused.
-    """
-    index = path.parent / INDEX
-    roots = _roots(path.parent, read_json(index)) if index.exists() else ()
-    offset = 0
-    if start and marker_of(path).exists():
-        offsets = _read_offsets(path)[1]
-        if start >= len(offsets):
-            return
-        offset, start = int(offsets[start]), 0
-    for key, members in _groups(path, offset):
-        if start:
-            start -= 1
-        else:
-            yield decode_sample(key, members, path, roots)
-
-
 def marker_of(path: Path) -> Path:
     """Return the done marker of a tar."""
     return path.with_suffix(".json")
@@ -167,8 +139,8 @@ def _roots(folder: Path, index: Mapping[str, Any]) -> tuple[Path, ...]:
 def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes]]]:
     """Yield key and members of each sample that has an image or a label, from the header at ``offset`` on."""
     last, members = "", dict[str, bytes]()
-    for name, data in _members(path, offset):
-        place = PurePosixPath(name)
+    for member in tars.members(path, offset):
+        place = PurePosixPath(member.name)
         stem, _, ending = place.name.partition(".")
         if not stem:
             continue
@@ -178,55 +150,19 @@ def _groups(path: Path, offset: int) -> Iterator[tuple[str, dict[str, bytes]]]:
                 yield last, members
             last, members = key, {}
         if ending in members:
-            raise refused(path, name, "the sample has two of that ending")
-        if data is not None:
-            members[ending] = data
+            raise tars.refused(path, member.name, "the sample has two of that ending")
+        if _is_part(ending):
+            members[ending] = member.read()
     if _is_sample(members):
         yield last, members
 
 
 def _is_sample(members: Mapping[str, bytes]) -> bool:
-    return any(ending in IMAGE_ENDINGS or ending.startswith(f"{DEPTH}.") for ending in members)
+    return any(ending != JSON for ending in members)
 
 
-def _members(path: Path, offset: int) -> Iterator[tuple[str, bytes | None]]:
-    """Yield names and contents; the content of what is no part of a sample is left where it is, and given as None."""
-    with _readable(path), open(path, "rb") as file:
-        file.seek(offset)
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            while (info := tar.next()) is not None:
-                tar.members = []  # type: ignore[attr-defined]  # it would keep every header
-                _check(info, path)
-                if not info.isdir():
-                    yield info.name, _content(tar, info)
-            # The library takes a broken header for the end, and a file that ends between two members for a whole one.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise tarfile.ReadError(f"no end mark at byte {tar.offset}")
-
-
-def _check(info: tarfile.TarInfo, path: Path) -> None:
-    refuse_unsafe(info, path)
-    if info.size > MAX_MEMBER_BYTES:
-        raise refused(path, info.name, f"it is {info.size} bytes, more than {MAX_MEMBER_BYTES}")
-
-
-def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes | None:
-    ending = PurePosixPath(info.name).name.partition(".")[2].lower()
-    if ending not in (*IMAGE_ENDINGS, JSON) and not ending.startswith(f"{DEPTH}."):
-        return None
-    return cast("IO[bytes]", tar.extractfile(info)).read()
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    with explained(str(path)):
-        try:
-            yield
-        except tarfile.TarError as error:
-            raise DatoolError(
-                f"cannot read {path}: no tar, or cut short ({error}).", "Fetch it again, or pack it anew."
-            ) from error
+def _is_part(ending: str) -> bool:
+    return ending in (*IMAGE_ENDINGS, JSON) or ending.startswith(f"{DEPTH}.")
 
 
 @lru_cache(maxsize=64)

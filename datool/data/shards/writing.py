@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, cast
@@ -17,6 +16,7 @@ from datool.data.shards.reading import INDEX, LAYOUT_VERSION, Failed, Shard, Sha
 from datool.data.shards.samples import Members
 from datool.errors import DatoolError
 from datool.files import LOCK, held, write_bytes
+from datool.files.atomic import whole, writable
 
 
 class ShardWriter:
@@ -164,25 +164,16 @@ def write_tar(
     """
     offsets: list[int] = []
     failed: list[tuple[str, str]] = []
-    try:
-        with writable(path), open(temporary, "wb") as file:
-            out = _Hashing(file)
-            tar = tarfile.open(fileobj=cast("IO[bytes]", out), mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
-            for key, entry in keyed:
-                if isinstance(entry, Failed):
-                    failed.append((entry.id, entry.reason))
-                    continue
-                offsets.append(out.tell())
-                _add(tar, key, entry)
-            tar.close()
-            file.flush()
-            os.fsync(file.fileno())
-        with writable(path):
-            temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):  # the first failure is the one to tell
-            temporary.unlink(missing_ok=True)
-        raise
+    with whole(path, temporary) as unfinished, open(unfinished, "wb") as file:
+        out = _Hashing(file)
+        tar = tarfile.open(fileobj=cast("IO[bytes]", out), mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        for key, entry in keyed:
+            if isinstance(entry, Failed):
+                failed.append((entry.id, entry.reason))
+                continue
+            offsets.append(out.tell())
+            _add(tar, key, entry)
+        tar.close()
     return Shard(path.name, len(offsets), len(failed), out.tell(), out.sha256.hexdigest()), offsets, failed
 
 
@@ -212,15 +203,3 @@ def _add(tar: tarfile.TarFile, key: str, members: Members) -> None:
 def to_json(value: Mapping[str, Any]) -> bytes:
     """Return an index or a marker as text that depends on its content alone."""
     return json.dumps(value, sort_keys=True).encode("ascii") + b"\n"
-
-
-@contextmanager
-def writable(path: Path) -> Iterator[None]:
-    """Turn what writing raises into a DatoolError that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise DatoolError(
-            f"cannot write {path}: {error.strerror or error}.",
-            "Free some space or give permission, then run the same command.",
-        ) from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from datool.data.sample import Sample
 from datool.depth import Ambiguity, Quantity
@@ -71,6 +73,30 @@ class Source:
             rest = f"Train on another: {', '.join(f'{name}:{each}' for each in free)}." if free else "Train on another."
             raise DatoolError(f"benchmarks score {what}: a model trained on it could not be compared.", rest)
         return split
+
+
+class Unlabelled(Protocol):
+    """Makes the source of an unlabelled set from its title, its layout for messages, and the splits it is known by."""
+
+    def __call__(self, title: str, layout: str = ..., splits: tuple[str, ...] = ...) -> Source: ...  # noqa: D102
+
+
+def unlabelled(
+    index: Callable[..., Iterator[Row]], read: Callable[[Row], Sample], layout: str, split: str
+) -> Unlabelled:
+    """Return what makes the sources of one kind of files.
+
+    Args:
+        index: (root, split, layout) -> rows.
+        read: row -> sample.
+        layout, split: of a set that names none of its own.
+    """
+    own = layout
+
+    def source(title: str, layout: str = own, splits: tuple[str, ...] = (split,)) -> Source:
+        return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+
+    return source
 
 
 def expect(root: Path, found: bool, what: str, layout: str) -> None:

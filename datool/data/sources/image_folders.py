@@ -7,11 +7,10 @@ list of files is kept in memory, about 1 kB an image.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from datool.data.sample import Sample
-from datool.data.sources.base import Row, Source, expect
+from datool.data.sources.base import Row, expect, unlabelled
 from datool.errors import DatoolError
 from datool.files.images import read_image
 from datool.files.listing import list_images
@@ -63,12 +62,4 @@ def part(root: Path, split: str, layout: str) -> Path:
     return folder
 
 
-def image_folders(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:
-    """Return the source of an unlabelled set that is folders of images.
-
-    Args:
-        title: the set's name and where it is described.
-        layout: for messages.
-        splits: folders that the set is known to have, after ``all``.
-    """
-    return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+image_folders = unlabelled(index, read, LAYOUT, ALL)

@@ -13,13 +13,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from datool.data.sample import Sample
-from datool.data.sources.base import Row, Source, expect
+from datool.data.sources.base import Row, expect, unlabelled
 from datool.data.sources.image_folders import ALL, part
 from datool.errors import DatoolError, require
 from datool.files import decode_image
@@ -73,15 +73,7 @@ def read_bytes(row: Row) -> bytes:
     return bytes(data)
 
 
-def image_lmdb(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:
-    """Return the source of an unlabelled set that is LMDB databases of images.
-
-    Args:
-        title: the set's name and where it is described.
-        layout: for messages.
-        splits: folders that the set is known to have, after ``all``.
-    """
-    return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+image_lmdb = unlabelled(index, read, LAYOUT, ALL)
 
 
 def _rows(root: Path, paths: list[Path]) -> Iterator[Row]:

@@ -15,12 +15,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from datool.data.sample import Sample
 from datool.data.shards.tars import members, read_member
-from datool.data.sources.base import Row, Source, expect
+from datool.data.sources.base import Row, expect, unlabelled
 from datool.data.sources.image_folders import ALL
 from datool.data.sources.image_tars import tars
 from datool.errors import DatoolError, require
@@ -62,34 +61,38 @@ def read(row: Row) -> Sample:
     return Sample(row.id, decode_image(data, f"{name} in {row.image}"))
 
 
-def shards(pattern: str) -> list[Path]:
+def shards(pattern: str, noun: str = "shards") -> list[Path]:
     """Return the files that a pattern with braces names, in its order.
 
     Args:
         pattern: ``/data/{00000..00041}.tar``, or a plain path.
+        noun: what they are called in messages.
     Raises:
         DatoolError: one of them is not there, or braceexpand is not installed.
     """
-    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
-    try:
-        paths = [Path(name) for name in braceexpand(pattern, escape=False)]
-    except ValueError as error:
-        raise DatoolError(f"cannot expand {pattern}: {error}.", "Write {00000..00041}.tar.") from error
+    paths = [Path(name) for name in expand(pattern)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        raise DatoolError(f"{len(missing)} of the {len(paths)} shards of {pattern} are not there, first {missing[0]}.")
+        raise DatoolError(f"{len(missing)} of the {len(paths)} {noun} of {pattern} are not there, first {missing[0]}.")
     return paths
 
 
-def image_shards(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:
-    """Return the source of an unlabelled set that is WebDataset shards.
+def expand(pattern: str) -> list[str]:
+    """Return the paths or addresses that a pattern with braces names, in its order.
 
-    Args:
-        title: the set's name and where it is described.
-        layout: for messages.
-        splits: patterns that the set is known to have, after ``all``.
+    Raises:
+        DatoolError: unequal braces, or braceexpand is not installed.
     """
-    return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+    if "{" not in pattern:
+        return [pattern]
+    braceexpand = require("braceexpand", "data", f"expanding {pattern}").braceexpand
+    try:
+        return list(braceexpand(pattern, escape=False))
+    except ValueError as error:
+        raise DatoolError(f"cannot expand {pattern}: {error}.", "Write {00000..00041}.tar.") from error
+
+
+image_shards = unlabelled(index, read, LAYOUT, ALL)
 
 
 def _rows(base: Path, paths: list[Path]) -> Iterator[Row]:

@@ -14,12 +14,11 @@ A split is ``all`` or a folder below the root.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 from datool.data.sample import Sample
 from datool.data.shards.tars import COMPRESSED, members, read_member
-from datool.data.sources.base import Row, Source, expect
+from datool.data.sources.base import Row, expect, unlabelled
 from datool.data.sources.image_folders import ALL, part
 from datool.files import decode_image
 from datool.files.listing import IMAGE_SUFFIXES
@@ -67,22 +66,12 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def image_tars(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = (ALL,)) -> Source:
-    """Return the source of an unlabelled set that is tars of images.
-
-    Args:
-        title: the set's name and where it is described.
-        layout: for messages.
-        splits: folders that the set is known to have, after ``all``.
-    """
-    return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+image_tars = unlabelled(index, read, LAYOUT, ALL)
 
 
 def _rows(root: Path, paths: list[Path]) -> Iterator[Row]:
     for path in paths:
         place = path.relative_to(root).as_posix()
-        found = [member for member in members(path) if is_image(member.name)]
-        if not path.name.endswith(COMPRESSED):
-            found.sort(key=lambda member: member.name)
-        for member in found:
-            yield Row(f"{place}/{member.name}", path, member=member.offset)
+        found = [(member.name, member.offset) for member in members(path) if is_image(member.name)]
+        for name, offset in found if path.name.endswith(COMPRESSED) else sorted(found):
+            yield Row(f"{place}/{name}", path, member=offset)

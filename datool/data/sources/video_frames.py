@@ -17,7 +17,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from datool.data.sample import Sample
-from datool.data.sources.base import Row, Source, expect
+from datool.data.sources.base import Row, expect, unlabelled
 from datool.errors import DatoolError, require
 
 SUFFIXES = frozenset({".mov", ".mp4", ".m4v", ".avi", ".mkv", ".webm"})
@@ -71,15 +71,7 @@ def read(row: Row) -> Sample:
         return Sample(row.id, _cursor(row.image, os.getpid(), threading.get_ident()).at(row.member))
 
 
-def video_frames(title: str, layout: str = LAYOUT, splits: tuple[str, ...] = ("1fps",)) -> Source:
-    """Return the source of an unlabelled set that is videos.
-
-    Args:
-        title: the set's name and where it is described.
-        layout: for messages.
-        splits: rates; the first is the default.
-    """
-    return Source(partial(index, layout=layout), read, splits, layout, None, None, title)
+video_frames = unlabelled(index, read, LAYOUT, "1fps")
 
 
 def _rows(root: Path, paths: list[Path], rate_hz: float) -> Iterator[Row]:

@@ -33,6 +33,7 @@ from datool.files import ImageFile, list_images, read_image
 from datool.geometry.finder import CameraFinder
 from datool.geometry.intrinsics import read_intrinsics
 from datool.jobs.calibrate.disparity import Found, ModelDisparity, SavedDisparity
+from datool.progress import Progress, messages
 
 WAYS = "Give one of --points (or --point), --sparse, --camera-height-m and --labelled."
 # Quantiles of each map that stand for it.
@@ -101,16 +102,6 @@ class CalibrateOptions:
 
 
 @dataclass(frozen=True)
-class CalibrateProgress:
-    """How far a run is: photos to do, done and failed of them; and something to tell."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class PhotoFit:
     """One photo.
 
@@ -165,9 +156,7 @@ class _Pairs:
             return float(np.median(np.minimum(np.abs(1 / disparity / self.depth_m - 1), 1)))
 
 
-def calibrate(
-    options: CalibrateOptions, progress: Callable[[CalibrateProgress], None] = lambda _: None
-) -> CalibrateSummary:
+def calibrate(options: CalibrateOptions, progress: Callable[[Progress], None] = lambda _: None) -> CalibrateSummary:
     """Find scale and shift of the disparity of each photo, or one of all, and write them to a file.
 
     A photo that cannot be read, predicted or fitted is passed over with its reason; the others are written.
@@ -186,7 +175,7 @@ def calibrate(
     pairs: list[_Pairs] = []
     own: dict[str, Calibration] = {}
     failed: dict[str, DatoolError] = {}
-    progress(CalibrateProgress(len(photos)))
+    progress(Progress(len(photos)))
     for found in source.predict(photos, way.read):
         image = _key(found.photo)
         try:
@@ -196,7 +185,7 @@ def calibrate(
             pairs.append(row)
         except DatoolError as error:
             failed[image] = error
-        progress(CalibrateProgress(len(photos), len(pairs), len(failed)))
+        progress(Progress(len(photos), len(pairs), len(failed)))
     if not pairs:
         image, first = next(iter(failed.items()))
         raise first.reworded(f"{image}: {first.problem}") from first
@@ -211,23 +200,18 @@ def calibrate(
     return CalibrateSummary(options.out, calibrations, tuple(fits), reasons)
 
 
-def _source(
-    options: CalibrateOptions, progress: Callable[[CalibrateProgress], None]
-) -> ModelDisparity | SavedDisparity:
+def _source(options: CalibrateOptions, progress: Callable[[Progress], None]) -> ModelDisparity | SavedDisparity:
     if options.maps is not None:
         return SavedDisparity(options.maps)
     from datool.estimators.predictor import Predictor
     from datool.models.weights import choose_auto, load
 
-    def say(line: str) -> None:
-        progress(CalibrateProgress(0, message=line))
-
     if options.model == "auto":
-        loaded, reason = choose_auto(None, fallback=True, progress=say)
+        loaded, reason = choose_auto(None, fallback=True, progress=messages(progress))
         if reason:
-            say(reason)
+            progress(Progress(0, message=reason))
     else:
-        loaded = load(options.model, say)
+        loaded = load(options.model, messages(progress))
     predictor = Predictor(loaded, options.device, options.precision, options.size_px, options.batch_size)
     return ModelDisparity(loaded, predictor)
 

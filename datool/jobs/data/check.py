@@ -22,7 +22,8 @@ from datool.errors import DatoolError, MissingLibraryError
 from datool.files import read_image, write_bytes
 from datool.files.maps import READERS
 from datool.jobs.data.checkup import BINS, BROKEN, COUNTS, FACTS, FAULTS, LABELLED, examine, guess_unit, judge
-from datool.jobs.data.parallel import batches, in_order
+from datool.parallel import batches, map_processes
+from datool.progress import Progress
 
 # Pairs that go to a worker at once.
 BATCH = 16
@@ -30,6 +31,8 @@ BATCH = 16
 SHOWN, SHOWN_CLEAN = 48, 16
 TILE_PX, COLUMNS = 160, 4
 # Findings whose evidence is the number of another pair.
+# Facts of some pairs, their histograms, and kind and problem of those that are broken, by their number among them.
+Examined = tuple[np.ndarray, np.ndarray, dict[int, tuple[str, str]]]
 NAMES_ANOTHER = ("duplicate", "near-duplicate", "borrowed")
 
 
@@ -52,16 +55,6 @@ class CheckOptions:
     num: int | None = None
     sheet: Path | None = None
     num_workers: int = 0
-
-
-@dataclass(frozen=True)
-class CheckProgress:
-    """How many pairs of the present set were looked at, and how many cannot be read."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -127,7 +120,7 @@ class SetReport:
         return any(FAULTS[kind].broken for kind in self.kinds)
 
 
-def check(options: CheckOptions, progress: Callable[[CheckProgress], None] = lambda _: None) -> list[SetReport]:
+def check(options: CheckOptions, progress: Callable[[Progress], None] = lambda _: None) -> list[SetReport]:
     """Look at each pair of each set, compare it with its set, and return what was found.
 
     Of a pair 200 bytes are kept, whatever its size.
@@ -145,7 +138,7 @@ def check(options: CheckOptions, progress: Callable[[CheckProgress], None] = lam
     return reports
 
 
-def _check_set(options: CheckOptions, name: str, root: Path, progress: Callable[[CheckProgress], None]) -> SetReport:
+def _check_set(options: CheckOptions, name: str, root: Path, progress: Callable[[Progress], None]) -> SetReport:
     started = time.monotonic()
     source = SOURCES[name]
     split = options.split or source.splits[0]
@@ -159,9 +152,16 @@ def _check_set(options: CheckOptions, name: str, root: Path, progress: Callable[
         raise DatoolError(f"{root} has no rows to check.", f"Expected layout:\n{source.layout}")
     facts, counts = np.zeros(len(chosen), FACTS), np.zeros(COUNTS)
     errors: dict[int, tuple[str, str]] = {}
-    state = CheckProgress(len(chosen))
+    state = Progress(len(chosen))
     progress(state)
-    parts = in_order(partial(_examine, source), batches(_at(rows(), chosen), BATCH), options.num_workers)
+    parts = map_processes(
+        partial(_examine, source),
+        batches(_at(rows(), chosen), BATCH),
+        options.num_workers,
+        name=lambda some: some[0].id,
+        killed=_killed,
+        parts=lambda some: [[row] for row in some],
+    )
     for some, counted, failed in parts:
         facts[state.done + state.failed :][: len(some)] = some
         counts += counted
@@ -230,7 +230,14 @@ def _named(found: Sequence[tuple[int, str, str]], rows: Iterable[Row]) -> list[t
     ]
 
 
-def _examine(source: Source, rows: Sequence[Row]) -> tuple[np.ndarray, np.ndarray, dict[int, tuple[str, str]]]:
+def _killed(rows: Sequence[Row], error: DatoolError) -> Examined:
+    """Return what is told of a pair whose reading was killed."""
+    facts = np.zeros(len(rows), FACTS)
+    facts["status"] = BROKEN
+    return facts, np.zeros(COUNTS), {number: ("unreadable", error.problem) for number in range(len(rows))}
+
+
+def _examine(source: Source, rows: Sequence[Row]) -> Examined:
     """Return the facts of some pairs, their histograms added up, and what is wrong with those that cannot be read."""
     facts, counts = np.zeros(len(rows), FACTS), np.zeros(COUNTS)
     failed: dict[int, tuple[str, str]] = {}

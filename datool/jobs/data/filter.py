@@ -22,10 +22,12 @@ from datool.data.sources.manifest import read as read_manifest_row
 from datool.data.sources.table import SOURCES, find_source
 from datool.errors import DatoolError, MissingLibraryError
 from datool.files import held, write_bytes
+from datool.files.atomic import whole, writable
 from datool.files.images import explained, read_image
 from datool.jobs.data.duplicates import earlier_alike
-from datool.jobs.data.parallel import batches, in_order
 from datool.jobs.data.quality import measure
+from datool.parallel import batches, map_processes
+from datool.progress import Progress
 
 BATCH = 32
 # Changes with what a record means.
@@ -96,16 +98,6 @@ class FilterOptions:
 
 
 @dataclass(frozen=True)
-class FilterProgress:
-    """How many images are measured; those of earlier runs are not among them."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class FilterSummary:
     """What was kept.
 
@@ -128,7 +120,7 @@ class FilterSummary:
     images_per_s: float
 
 
-def filter_images(options: FilterOptions, progress: Callable[[FilterProgress], None] = lambda _: None) -> FilterSummary:
+def filter_images(options: FilterOptions, progress: Callable[[Progress], None] = lambda _: None) -> FilterSummary:
     """Measure every image once, then list those that are within the limits, and why the others are not.
 
     Measures go to ``<out>.measures/``, so that a killed run goes on, and other limits cost no second look at an image.
@@ -186,7 +178,7 @@ def _measure_all(
     rows: Callable[[], Iterator[tuple[Source, Row]]],
     num_images: int,
     num_workers: int,
-    progress: Callable[[FilterProgress], None],
+    progress: Callable[[Progress], None],
 ) -> int:
     """Append the records of rows that have none yet, in order; return how many."""
     _check_version(work)
@@ -197,28 +189,39 @@ def _measure_all(
     left = rows()
     _check_rows(work, path, done, left)
     _drop_after(reasons, done)
-    state = FilterProgress(num_images - done)
+    state = Progress(num_images - done)
     progress(state)
-    with ExitStack() as stack:
-        try:
-            log: IO[bytes] = stack.enter_context(open(reasons, "ab"))
-            kept: IO[bytes] = stack.enter_context(open(path, "r+b" if path.exists() else "w+b"))
-            kept.truncate(done * RECORD.itemsize)  # a record that was cut off
-            kept.seek(0, os.SEEK_END)
-            for records, broken in in_order(_measure, batches(left, BATCH), num_workers):
-                first = done + state.done + state.failed
-                for number, reason in broken.items():
-                    log.write(json.dumps([first + number, reason]).encode("ascii") + b"\n")
-                log.flush()
-                kept.write(records.tobytes())
-                kept.flush()
-                state = replace(state, done=state.done + len(records) - len(broken), failed=state.failed + len(broken))
-                progress(state)
-        except OSError as error:
-            raise DatoolError(
-                f"cannot write {work}: {error.strerror}.", "Free some space, then run the same command."
-            ) from error
+    with ExitStack() as stack, writable(work):
+        log: IO[bytes] = stack.enter_context(open(reasons, "ab"))
+        kept: IO[bytes] = stack.enter_context(open(path, "r+b" if path.exists() else "w+b"))
+        kept.truncate(done * RECORD.itemsize)  # a record that was cut off
+        kept.seek(0, os.SEEK_END)
+        parts = map_processes(
+            _measure,
+            batches(left, BATCH),
+            num_workers,
+            name=lambda some: some[0][1].id,
+            killed=_killed,
+            parts=lambda some: [[row] for row in some],
+        )
+        for records, broken in parts:
+            first = done + state.done + state.failed
+            for number, reason in broken.items():
+                log.write(json.dumps([first + number, reason]).encode("ascii") + b"\n")
+            log.flush()
+            kept.write(records.tobytes())
+            kept.flush()
+            state = replace(state, done=state.done + len(records) - len(broken), failed=state.failed + len(broken))
+            progress(state)
     return num_images - done
+
+
+def _killed(rows: Sequence[tuple[Source, Row]], error: DatoolError) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the records of rows whose reading was killed."""
+    records = np.zeros(len(rows), RECORD)
+    records["row"] = [_identity(row) for _, row in rows]
+    records["broken"] = True
+    return records, dict.fromkeys(range(len(rows)), error.problem)
 
 
 def _measure(rows: Sequence[tuple[Source, Row]]) -> tuple[np.ndarray, dict[int, str]]:
@@ -347,29 +350,22 @@ def _write_lists(
     log = dict(_told(work))
     wanted = set(np.unique(alike[alike >= 0]).tolist())
     ids: dict[int, str] = {}
-    temporary = [path.with_name(f".datool-{path.name}.tmp") for path in (out, rejected)]
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        rejected.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary[0], "wb") as kept_file, open(temporary[1], "wb") as rejected_file:
-            for number, (source, row) in enumerate(rows):
-                if number in wanted:
-                    ids[number] = row.id
-                if reasons[number] < 0:
-                    kept_file.write(_line(_kept(source, row, out)))
-                    continue
-                name = names[reasons[number]]
-                value = REASONS[name][1]
-                why: object = ids[int(alike[number])] if name == "alike" else log.get(number, "")
-                meta = value(records[number]) if value else why
-                rejected_file.write(_line({"id": row.id, "image": str(row.image), "reason": name, "value": meta}))
-            for file in (kept_file, rejected_file):
-                file.flush()
-                os.fsync(file.fileno())
-        for path, made in zip((out, rejected), temporary, strict=True):
-            made.replace(path)
-    except OSError as error:
-        raise DatoolError(f"cannot write {out}: {error.strerror}.", "Free some space, then run it again.") from error
+    with ExitStack() as stack:
+        # What is entered last takes its place first.
+        rejected_file, kept_file = (
+            stack.enter_context(open(stack.enter_context(whole(path)), "wb")) for path in (rejected, out)
+        )
+        for number, (source, row) in enumerate(rows):
+            if number in wanted:
+                ids[number] = row.id
+            if reasons[number] < 0:
+                kept_file.write(_line(_kept(source, row, out)))
+                continue
+            name = names[reasons[number]]
+            value = REASONS[name][1]
+            why: object = ids[int(alike[number])] if name == "alike" else log.get(number, "")
+            meta = value(records[number]) if value else why
+            rejected_file.write(_line({"id": row.id, "image": str(row.image), "reason": name, "value": meta}))
 
 
 def _told(work: Path) -> Iterator[tuple[int, str]]:

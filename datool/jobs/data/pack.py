@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -27,7 +26,8 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.files import MAP_FORMATS, decode_image
 from datool.files.images import explained
-from datool.jobs.data.parallel import batches
+from datool.parallel import batches, map_threads
+from datool.progress import Progress
 
 IMAGES = ("original", "png", "jpeg")
 # Of failed rows the summary names so many; all are in the shards' markers.
@@ -66,18 +66,6 @@ class PackOptions:
 
 
 @dataclass(frozen=True)
-class PackProgress:
-    """How far a run is: rows packed now, failed now, and in shards that an earlier run finished.
-
-    How many there are is not known before the end: rows are listed while they are packed.
-    """
-
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-
-
-@dataclass(frozen=True)
 class PackSummary:
     """What a set is, and what a run did for it.
 
@@ -102,7 +90,7 @@ class PackSummary:
     images_per_s: float
 
 
-def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda _: None) -> PackSummary:
+def pack(options: PackOptions, progress: Callable[[Progress], None] = lambda _: None) -> PackSummary:
     """Write the rows of a source as a set of shards.
 
     Rows are cut into runs in the source's order, a run a shard. A row that cannot be read is kept in its shard's marker
@@ -130,7 +118,7 @@ def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda
     }
     if options.threads < 1:
         raise DatoolError(f"{options.threads} threads, expected at least 1.")
-    counts = PackProgress()
+    counts = Progress()  # rows are listed while they are packed
     entry = partial(_entry, source, options.image, options.depth)
     with ShardWriter(options.out, settings, options.rows_per_shard) as writer:
         number = -1
@@ -142,8 +130,10 @@ def pack(options: PackOptions, progress: Callable[[PackProgress], None] = lambda
                 counts = replace(counts, skipped=counts.skipped + len(rows))
                 progress(counts)
                 continue
-            entries = _Counted(_in_order(entry, rows, options.threads), counts, progress, whole=number == 0)
-            writer.write(number, identity, entries)
+            made = map_threads(entry, rows, options.threads, ahead=2 * options.threads, name="datool-pack")
+            entries = _Counted(made, counts, progress, whole=number == 0)
+            with closing(made):
+                writer.write(number, identity, entries)
             counts = entries.counts
         if number < 0:
             raise DatoolError(f"{root} has no rows to pack.", f"Expected layout:\n{source.layout}")
@@ -172,8 +162,8 @@ class _Counted:
     def __init__(
         self,
         entries: Iterable[Members | Failed],
-        counts: PackProgress,
-        progress: Callable[[PackProgress], None],
+        counts: Progress,
+        progress: Callable[[Progress], None],
         whole: bool,
     ) -> None:
         self.entries, self.counts, self.progress, self.whole = entries, counts, progress, whole
@@ -283,23 +273,6 @@ def _file(source: Source, row: Row) -> tuple[str, bytes]:
         return f"{name} in {row.image}", data
     with explained(str(row.image)):
         return str(row.image), row.image.read_bytes()
-
-
-def _in_order(
-    entry: Callable[[Row], Members | Failed], rows: Sequence[Row], threads: int
-) -> Iterator[Members | Failed]:
-    """Yield the entry of each row, in order, holding at most two a thread."""
-    if threads == 1:
-        yield from map(entry, rows)
-        return
-    waiting: deque[Future[Members | Failed]] = deque()
-    with ThreadPoolExecutor(threads, thread_name_prefix="datool-pack") as pool:
-        for row in rows:
-            waiting.append(pool.submit(entry, row))
-            if len(waiting) == 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")

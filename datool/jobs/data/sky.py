@@ -15,6 +15,7 @@ from datool.engines.base import choose_device
 from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.files import write_bytes
 from datool.jobs.data.sky_segmenter import SkySegmenter
+from datool.progress import Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +40,6 @@ class SkyOptions:
 
 
 @dataclass(frozen=True)
-class SkyProgress:
-    """How many images are done; how many an earlier run had done; how many failed."""
-
-    todo: int
-    done: int = 0
-    skipped: int = 0
-    failed: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class SkySummary:
     """What a run did.
 
@@ -67,7 +57,7 @@ class SkySummary:
     share: float
 
 
-def sky_masks(options: SkyOptions, progress: Callable[[SkyProgress], None] = lambda _: None) -> SkySummary:
+def sky_masks(options: SkyOptions, progress: Callable[[Progress], None] = lambda _: None) -> SkySummary:
     """Write a mask an image, 255 where the sky is, of the image's size; a rerun does what is left.
 
     Args:
@@ -97,6 +87,6 @@ def sky_masks(options: SkyOptions, progress: Callable[[SkyProgress], None] = lam
             shares.append(float(mask.mean()))
             encoded = cv2.imencode(".png", mask.astype(np.uint8) * 255)[1]
             write_bytes(options.out / sky_mask_name(row.id), encoded.tobytes())
-        progress(SkyProgress(len(todo), len(shares), skipped, len(failed)))
+        progress(Progress(len(todo), len(shares), len(failed), skipped))
     share = sum(shares) / len(shares) if shares else 0.0
     return SkySummary(options.out, len(shares), skipped, tuple(failed), share)

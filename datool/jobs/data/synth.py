@@ -7,8 +7,10 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -19,13 +21,19 @@ from datool.data.shards import DEPTH, IMAGE_ENDINGS, JSON, Members, ShardWriter,
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files import MAP_FORMATS, held, write_bytes
-from datool.jobs.data.parallel import batches, in_order
+from datool.parallel import batches, map_processes
+from datool.progress import Progress
+
+Result = TypeVar("Result")
+
+if TYPE_CHECKING:
+    from datool.render import Photos
 
 FORMATS = ("manifest", "shards")
 # What decided the files of a folder, so that another run does not mix its own in.
 SETTINGS = "synth.json"
 # Pictures that a worker renders at once.
-BATCH_CPU, BATCH_GPU = 8, 256
+BATCH_CPU, BATCH_GPU = 32, 256
 FOLDER = 1000
 
 
@@ -42,6 +50,7 @@ class SynthOptions:
         image: ``png`` (exact) or ``jpeg``.
         depth: a name of `datool.files.MAP_FORMATS` that says what it holds: png16, exr, npz, tiff.
         family: of scenes; None = a mixture.
+        textures: folder of photos laid on surfaces, 256 of them drawn by the seed; None = none.
         rows_per_shard: of ``shards``.
         device: of torch; on a GPU one process renders.
         num_workers: processes; 0 = one a CPU core. They change no byte.
@@ -56,19 +65,10 @@ class SynthOptions:
     image: str = "jpeg"
     depth: str = "png16"
     family: str | None = None
+    textures: Path | None = None
     rows_per_shard: int = 1000
     device: str = "cpu"
     num_workers: int = 0
-
-
-@dataclass(frozen=True)
-class SynthProgress:
-    """How many pictures of this run are finished."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class SynthSummary:
     images_per_s: float
 
 
-def synth(options: SynthOptions, progress: Callable[[SynthProgress], None] = lambda _: None) -> SynthSummary:
+def synth(options: SynthOptions, progress: Callable[[Progress], None] = lambda _: None) -> SynthSummary:
     """Render a set; killed and run again, it goes on and comes to the same bytes.
 
     Args:
@@ -115,19 +115,22 @@ def _settings(options: SynthOptions) -> dict[str, object]:
     """Return all that decides bytes."""
     import torch
 
+    from datool.models.hub import sha256_of
+    from datool.render import photos
+
     names = ("num", "height_px", "width_px", "seed", "format", "image", "depth", "family")
     meta = {name: getattr(options, name) for name in names}
+    if options.textures is not None:
+        meta["textures"] = sha256_of(*photos.choose(options.textures, seed=options.seed))
     # Draws are equal everywhere, pixels to rounding only.
     return {**meta, "device": torch.device(options.device).type, "datool": __version__, "torch": torch.__version__}
 
 
-def _write_shards(
-    options: SynthOptions, settings: dict[str, object], progress: Callable[[SynthProgress], None]
-) -> SynthProgress:
+def _write_shards(options: SynthOptions, settings: dict[str, object], progress: Callable[[Progress], None]) -> Progress:
     with ShardWriter(options.out, settings, options.rows_per_shard) as writer:
         runs = list(enumerate(batches(range(options.num), options.rows_per_shard)))
         left = [(number, run) for number, run in runs if not writer.is_finished(number, _identity(run))]
-        state = SynthProgress(sum(len(run) for _, run in left))
+        state = Progress(sum(len(run) for _, run in left))
         progress(state)
         made = _made(options, [number for _, run in left for number in run])
 
@@ -144,17 +147,14 @@ def _write_shards(
     return state
 
 
-def _write_files(
-    options: SynthOptions, settings: dict[str, object], progress: Callable[[SynthProgress], None]
-) -> SynthProgress:
+def _write_files(options: SynthOptions, settings: dict[str, object], progress: Callable[[Progress], None]) -> Progress:
     out = options.out
     with held(out):
         _claim(out, settings)
         todo = [number for number in range(options.num) if not all(path.exists() for path in _paths(options, number))]
-        state = SynthProgress(len(todo))
+        state = Progress(len(todo))
         progress(state)
-        runs = batches(todo, _batch(options))
-        for done in in_order(partial(_render_to_files, options), runs, _workers(options)):
+        for done in _mapped(options, _render_to_files, todo):
             state = replace(state, done=state.done + done)
             progress(state)
         rows = (_row(options, number) for number in range(options.num))
@@ -180,10 +180,20 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
 
 
 def _made(options: SynthOptions, numbers: Sequence[int]) -> Iterator[Members]:
-    """Yield the members of each picture, in order."""
-    runs = batches(numbers, _batch(options))
-    for members in in_order(partial(_render, options), runs, _workers(options)):
-        yield from members
+    """Return the members of each picture, in order."""
+    return chain.from_iterable(_mapped(options, _render, numbers))
+
+
+def _mapped(
+    options: SynthOptions, function: Callable[[SynthOptions, Sequence[int]], Result], numbers: Sequence[int]
+) -> Iterator[Result]:
+    return map_processes(
+        partial(function, options),
+        batches(numbers, _batch(options)),
+        _workers(options),
+        name=lambda run: f"picture {run[0]}",
+        parts=lambda run: [[number] for number in run],
+    )
 
 
 def _render_to_files(options: SynthOptions, numbers: Sequence[int]) -> int:
@@ -194,6 +204,14 @@ def _render_to_files(options: SynthOptions, numbers: Sequence[int]) -> int:
     return len(numbers)
 
 
+@lru_cache(maxsize=1)
+def _photos(folder: Path | None, seed: int, device: str) -> Photos | None:
+    """Return the textures, read once by each process."""
+    from datool.render import Photos
+
+    return None if folder is None else Photos.load(folder, device, seed=seed)
+
+
 def _render(options: SynthOptions, numbers: Sequence[int]) -> list[Members]:
     import torch
 
@@ -202,7 +220,13 @@ def _render(options: SynthOptions, numbers: Sequence[int]) -> list[Members]:
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)  # the others have the other cores
     made = render(
-        options.seed, numbers, options.height_px, options.width_px, device=options.device, family=options.family
+        options.seed,
+        numbers,
+        options.height_px,
+        options.width_px,
+        device=options.device,
+        family=options.family,
+        photos=_photos(options.textures, options.seed, options.device),
     )
     images = made.image_b3hw.permute(0, 2, 3, 1).cpu().numpy()
     depths, cameras = made.depth_bhw.cpu().numpy(), made.camera_b4.cpu().numpy().astype(np.float64).tolist()

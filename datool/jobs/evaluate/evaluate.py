@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +18,6 @@ from datool.data.sources.da2k import read_pairs
 from datool.data.sources.table import FETCHED, SOURCES, find_root
 from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
-from datool.estimators.saved import SavedMaps
 from datool.evaluation.benchmarks import BENCHMARKS, Benchmark, protocol_for
 from datool.evaluation.compare import Comparison
 from datool.evaluation.compare import compare as compare_results
@@ -43,14 +39,14 @@ from datool.files import write_bytes
 from datool.jobs.evaluate import scoring
 from datool.jobs.evaluate.predictors import AUTO, NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
+from datool.parallel import map_processes
+from datool.progress import Progress
 from datool.settings import check_part
 
 ALL = "all"
 MANIFEST_BENCH = "manifest"
 MANIFEST_ROW = Benchmark("manifest", {"lsq-disparity": {}}, group=-2)
 DEFAULT_PROTOCOL = "lsq-disparity"
-# Images in the pool per process: enough to keep it busy, few enough to hold no memory.
-WAITING = 4
 # Worst and best images of a report, each, and photos that the speed is measured on.
 NUM_PICTURES, NUM_SPEED = 6, 32
 # (name of a data set, what gets lines of text) -> its folder.
@@ -116,24 +112,6 @@ class EvalOptions:
             self.device,
             self.batch_size,
         )
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Args:
-        todo: images of this benchmark, without those scored earlier.
-        done, failed: of them.
-        skipped: scored by an earlier run.
-        message: something to tell apart from the counts; empty mostly.
-    """
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -380,7 +358,7 @@ class _Run:
         self.progress(self.counts)
         if self.options.csv is not None and todo and not self.options.csv.exists():
             write_bytes(self.options.csv, to_csv([], header=True).encode())
-        found = self._saved(todo, self.one.maps) if self.one.maps is not None else self._predicted(todo)
+        found = self._saved(todo) if self.one.maps is not None else self._predicted(todo)
         for row in found:
             self.rows[row.id] = row
             if self.options.csv is not None:
@@ -398,26 +376,15 @@ class _Run:
         by_depth = self.options.html is not None
         return Task(blank, self.row.source, sample, self.protocol, found, self.pairs.get(sample.id, ()), by_depth)
 
-    def _saved(self, todo: Iterable[Row], maps: SavedMaps) -> Iterator[ImageRow]:
+    def _saved(self, todo: Iterable[Row]) -> Iterator[ImageRow]:
         """Yield rows in order; each process holds one image."""
-        tasks = map(self._task, todo)
-        workers = self.options.workers or _num_cores()
-        if workers == 1:
-            yield from map(scoring.score_saved, tasks)
-            return
-        # Not forked: a torch that runs threads in the parent would hang the child.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context)
-        pending: deque[Future[ImageRow]] = deque()
-        try:
-            for task in tasks:
-                pending.append(pool.submit(scoring.score_saved, task))
-                if len(pending) > WAITING * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return map_processes(
+            scoring.score_saved,
+            map(self._task, todo),
+            self.options.workers,
+            name=lambda task: task.sample.id,
+            killed=lambda task, error: scoring.failed(task.blank, "worker-killed", error),
+        )
 
     def _predicted(self, todo: Iterable[Row]) -> Iterator[ImageRow]:
         """Yield rows as the network gives them; truth waits beside its photo, and never for long."""
@@ -497,7 +464,3 @@ class _Run:
         scored = [sample for sample in self.samples if self.rows[sample.id].status == "scored"][:NUM_SPEED]
         photos = [scoring.cut(SOURCES[self.row.source].read(sample), self.protocol).image for sample in scored]
         return measure_speed(self.one.estimator, photos) if photos else None
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

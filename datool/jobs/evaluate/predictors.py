@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
+from datool.models.specs import RUN_FILES, WEIGHT_FILES
 
 if TYPE_CHECKING:
     from datool.jobs.evaluate.speed import Streams
 
 # The model that a command takes where none is named.
 AUTO = "auto"
-WEIGHTS = ("model.safetensors", "config.json", "recipe.json")
+# What makes a folder a model.
+MODEL_FILES = (*WEIGHT_FILES, *RUN_FILES, "config.json", "recipe.json")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def are_maps(spec: str) -> bool:
     """Tell whether a text names saved maps: a pattern with ``{id}`` or ``{stem}``, or a folder without weights."""
     if "{id}" in spec or "{stem}" in spec:
         return True
-    return Path(spec).is_dir() and not any((Path(spec) / name).is_file() for name in WEIGHTS)
+    return Path(spec).is_dir() and not any((Path(spec) / name).is_file() for name in MODEL_FILES)
 
 
 def saved(place: str | Path, settings: Settings) -> NamedPredictor:

@@ -42,6 +42,7 @@ from datool.geometry.poses import turned_down
 from datool.geometry.scale import WAYS
 from datool.jobs.pointcloud.cloud_manifest import CloudRow, read_clouds
 from datool.jobs.pointcloud.inputs import UNSAID, Meaning, View, list_views
+from datool.progress import Progress, messages
 
 # What needs torch (seconds to import) is imported where it is used.
 if TYPE_CHECKING:
@@ -105,17 +106,6 @@ class CloudOptions:
 
 
 @dataclass(frozen=True)
-class CloudProgress:
-    """How far a run is: pictures to do, done and failed of them, finished earlier; and something to tell."""
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    message: str = ""
-
-
-@dataclass(frozen=True)
 class CloudSummary:
     """What a run did.
 
@@ -141,7 +131,7 @@ class CloudSummary:
     seconds: float
 
 
-def pointcloud(options: CloudOptions, progress: Callable[[CloudProgress], None] = lambda _: None) -> CloudSummary:
+def pointcloud(options: CloudOptions, progress: Callable[[Progress], None] = lambda _: None) -> CloudSummary:
     """Write the cloud of every picture that the inputs name, and ``manifest.jsonl`` with a row each.
 
     A picture whose depth has no scale, or whose camera nobody knows, is a ``failed`` row that names the ways out; the
@@ -201,10 +191,10 @@ class _Run:
         options: CloudOptions,
         rows: dict[str, CloudRow],
         plan: Mapping[str, Path],
-        progress: Callable[[CloudProgress], None],
+        progress: Callable[[Progress], None],
     ) -> None:
         self.options, self.rows, self.plan, self.progress = options, rows, plan, progress
-        self.counts = CloudProgress(0)
+        self.counts = Progress(0)
         self.settings = _settings(options)
         self.fused = os.path.abspath(options.out / FUSED)
         intrinsics = None if options.intrinsics is None else read_intrinsics(options.intrinsics)
@@ -244,7 +234,7 @@ class _Run:
 
     def process(self, todo: Sequence[View], skipped: int) -> None:
         """Do ``todo``; however it ends, what was finished is recorded."""
-        self.counts = CloudProgress(len(todo), skipped=skipped)
+        self.counts = Progress(len(todo), skipped=skipped)
         self.progress(self.counts)
         try:
             if self.options.fuse and todo:
@@ -318,17 +308,14 @@ class _Run:
         """Return the model, before anything is predicted that could not be used."""
         from datool.models.weights import choose_auto, load
 
-        def say(line: str) -> None:
-            self.progress(CloudProgress(0, message=line))
-
         options = self.options
         if options.model == "auto":
             recorded = next((row.model_spec for row in self.rows.values() if row.model_spec), None)
-            loaded, reason = choose_auto(recorded, fallback=True, progress=say)
+            loaded, reason = choose_auto(recorded, fallback=True, progress=messages(self.progress))
             if reason:
-                say(reason)
+                self.progress(Progress(0, message=reason))
         else:
-            loaded = load(options.model, say)
+            loaded = load(options.model, messages(self.progress))
         if loaded.model.spec.ambiguity is not Ambiguity.NONE and not self.scale.takes_all:
             raise DatoolError(f"{loaded.name} predicts disparity without scale and zero: no shape.", WAYS)
         for row in self.rows.values():

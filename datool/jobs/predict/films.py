@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datool.data.manifest import CLIPS, ManifestRow, append_row, write_manifest
-from datool.depth import Ambiguity, Quantity
+from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.estimators.video import Shown, Video
 from datool.files.atomic import disk_is_full
 from datool.files.clips import clip_writer
 from datool.files.video import Clip
+from datool.parallel import map_threads
 
 # Frames that may wait to be written.
 MAX_WAITING = 4
@@ -58,24 +58,20 @@ def write_clip(
     with ExitStack() as stack:
         adds = [stack.enter_context(clip_writer(path, format, clip, meta)) for format, path in outputs.items()]
 
-        def write(shown: Shown) -> None:
+        def predicted() -> Generator[Shown]:
+            with closing(video.stream(clip)) as stream:
+                for shown in stream:
+                    on_frame()
+                    yield shown
+
+        def write(shown: Shown) -> DepthMap:
             for add in adds:
                 add(shown.frame, shown.depth, shown.ends)
+            return shown.depth
 
         # One thread writes, so that frames keep their order while the next are predicted.
-        pool = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="datool-write"))
-        writing: deque[Future[None]] = deque()
-        num_frames = 0
-        with closing(video.stream(clip)) as stream:
-            for shown in stream:
-                num_frames += 1
-                writing.append(pool.submit(write, shown))
-                while len(writing) > MAX_WAITING:
-                    writing.popleft().result()
-                on_frame()
-        for future in writing:
-            future.result()
-    depth = shown.depth
+        with closing(map_threads(write, predicted(), 1, ahead=MAX_WAITING, name="datool-write")) as written:
+            ((num_frames, depth),) = deque(enumerate(written, 1), maxlen=1)  # the last
     return ClipResult(num_frames, depth.quantity, depth.ambiguity, depth.shape)
 
 

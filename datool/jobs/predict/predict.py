@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -25,6 +23,8 @@ from datool.estimators.preprocess import MAX_ASPECT
 from datool.files import MAX_PIXELS, ImageFile, held, read_image, write_map
 from datool.files.atomic import disk_is_full
 from datool.files.video import Clip, Film, FrameFolder
+from datool.parallel import map_threads, num_io_threads
+from datool.progress import Progress, messages
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
@@ -82,24 +82,6 @@ class PredictOptions:
     sequence_hz: float | None = None
     runtime: str | None = None
     tolerance: float = 1e-2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is.
-
-    Args:
-        todo: images of this run, without those finished earlier, and frames of the films begun.
-        done, failed: of them; a film fails as one.
-        skipped: finished by an earlier run.
-        message: something to tell apart from the counts; empty mostly.
-    """
-
-    todo: int
-    done: int = 0
-    failed: int = 0
-    skipped: int = 0
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -251,37 +233,33 @@ class _Run:
 
     def process(self, estimator: Predictor | Tiled, todo: Sequence[ImageFile]) -> None:
         """Predict and write ``todo``; however it ends, what was finished is recorded."""
-        from datool.estimators.predictor import num_workers
-
         # Pictures that need tiles are large: few may wait.
-        most = 2 * num_workers() if self.options.tile_px is None else 1
+        most = 2 * num_io_threads() if self.options.tile_px is None else 1
         self.progress(self.counts)
         if not self.rows:  # films alone
             return
         write_manifest(self.options.out, self.rows.values())
-        writing: deque[Future[ManifestRow]] = deque()
         cv2_threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # the threads here and torch's already take every core
-        pool = ThreadPoolExecutor(num_workers(), thread_name_prefix="datool-write")
         predictions = estimator.stream(todo, self._read, keep_images="side-by-side" in self.options.formats)
+        rows = map_threads(
+            self._finish,
+            predictions,
+            num_io_threads(),
+            ahead=most,
+            eager=True,
+            unread=self._record_late,
+            name="datool-write",
+        )
         try:
-            with closing(predictions):
-                for prediction in predictions:
-                    writing.append(pool.submit(self._finish, prediction))
-                    while writing and (len(writing) > most or writing[0].done()):
-                        self._record(writing.popleft().result())
-            while writing:
-                self._record(writing.popleft().result())
+            with closing(rows):
+                for row in rows:
+                    self._record(row)
         except (DatoolError, KeyboardInterrupt):
-            pool.shutdown(cancel_futures=True)
-            with suppress(DatoolError):  # a full disk may refuse the rows too; then these images are done again
-                for future in writing:
-                    if not future.cancelled() and future.exception() is None:
-                        self._record(future.result())
+            with suppress(DatoolError):
                 write_manifest(self.options.out, self.rows.values())
             raise
         finally:
-            pool.shutdown()
             cv2.setNumThreads(cv2_threads)
         write_manifest(self.options.out, self.rows.values())
 
@@ -316,6 +294,11 @@ class _Run:
             scale=numbers.get("scale"),
             offset=numbers.get("offset"),
         )
+
+    def _record_late(self, row: ManifestRow) -> None:
+        """Record what was done when the end came early; a full disk may refuse the row, and the image is done again."""
+        with suppress(DatoolError):
+            self._record(row)
 
     def _record(self, row: ManifestRow) -> None:
         self.rows[row.input] = row
@@ -369,16 +352,13 @@ def _choose_model(
     from datool.estimators.load import open_model
     from datool.models.weights import choose_auto
 
-    def say(line: str) -> None:
-        progress(Progress(0, message=line))
-
     recorded = list(rows.values())[-1].model_spec if rows else None
     given = recorded if options.model == "auto" else options.model
     if given is not None:
-        return open_model(given, say)
-    loaded, reason = choose_auto(None, options.fallback, progress=say)
+        return open_model(given, messages(progress))
+    loaded, reason = choose_auto(None, options.fallback, progress=messages(progress))
     if reason:
-        say(reason)
+        progress(Progress(0, message=reason))
     return loaded
 
 
