@@ -15,11 +15,14 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.estimators.saved import SavedMap, SavedMaps
 from datool.files import MAP_FORMATS, write_map
+from datool.files.stored_map import MapMeaning
 from datool.jobs.evaluate.evaluate import EvalOptions, evaluate
 
 REAL = Path(__file__).parents[2] / "shared" / "real"
 AFFINE = Ambiguity.SCALE_AND_SHIFT
-RELATIVE = {"quantity": Quantity.DISPARITY, "ambiguity": AFFINE, "workers": 1}
+DISPARITY = MapMeaning(quantity=Quantity.DISPARITY, ambiguity=AFFINE)
+METRES = MapMeaning(quantity=Quantity.DEPTH, ambiguity=Ambiguity.NONE)
+RELATIVE = {"meaning": DISPARITY, "workers": 1}
 SHAPE = (24, 36)
 
 
@@ -102,8 +105,7 @@ def test_metric_maps_of_the_wrong_sign_and_empty_truth_are_named(data):
             manifest=manifest,
             predictions=maps,
             protocol="v2-metric",
-            quantity=Quantity.DEPTH,
-            ambiguity=Ambiguity.NONE,
+            meaning=METRES,
             workers=1,
         )
     ).results[0]
@@ -254,7 +256,7 @@ def test_maps_of_every_format_are_found_and_read(tmp_path, format):
     values = np.random.default_rng(0).random((5, 7))
     path = tmp_path / f"a/b{MAP_FORMATS[format].suffix}"
     write_map(path, relative(values), format)
-    saved = SavedMaps(tmp_path, Quantity.DISPARITY, AFFINE).find("a/b.jpg", Path("a/b.jpg"))
+    saved = SavedMaps(tmp_path, DISPARITY).find("a/b.jpg", Path("a/b.jpg"))
     assert saved is not None
     np.testing.assert_allclose(saved.read().values, values, atol=1e-3)
 
@@ -262,14 +264,44 @@ def test_maps_of_every_format_are_found_and_read(tmp_path, format):
 def test_maps_of_others(tmp_path):
     depth = np.array([[0, 1500, 2000], [500, 65535, 1]], np.uint16)
     cv2.imwrite(str(tmp_path / "a.png"), depth)
-    found = SavedMaps(tmp_path, Quantity.DEPTH, Ambiguity.NONE, divisor=1000).find("x/a.png", Path("a.png"))
+    found = SavedMaps(tmp_path, replace(METRES, divisor=1000)).find("x/a.png", Path("a.png"))
     np.testing.assert_allclose(found.read().values, np.where(depth, depth / 1000, np.nan), rtol=1e-6)
     np.save(tmp_path / "b.npy", np.ones((1, 4, 5), np.float16))
-    maps = SavedMaps(tmp_path, Quantity.DEPTH, Ambiguity.NONE)
+    maps = SavedMaps(tmp_path, METRES)
     assert maps.find("b", Path("b")).read().shape == (4, 5)
     assert maps.find("c", Path("c")) is None
     with pytest.raises(DatoolError, match="does not say its quantity"):
         SavedMaps(tmp_path).find("b", Path("b")).read()
+
+
+def test_one_map_is_never_scored_for_two_images(tmp_path):
+    for name in ("one/0", "two/0", "two/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((*SHAPE, 3), 90, np.uint8))
+        np.save(tmp_path / f"{name}.npy", np.full(SHAPE, 2, np.float32))
+    names = ("one/0", "two/0", "two/1")
+    rows = [{"image": f"{name}.png", "depth": f"{name}.npy"} for name in names]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for name in ("0", "1"):
+        np.save(maps / f"{name}.npy", np.full(SHAPE, 2, np.float32))
+    options = EvalOptions(
+        manifest=tmp_path, predictions=maps, meaning=METRES, protocol="v2-metric", workers=1, csv=tmp_path / "rows.csv"
+    )
+    found = evaluate(options).results[0]
+    assert found.num_scored == 1 and [id for id, _ in found.failed] == ["one/0.png", "two/0.png"]
+    text = options.csv.read_text()
+    assert "one/0.png among them" in text and "two/0.png among them" in text
+    # By their ids, or in a pattern with {id}, they are told apart.
+    for name in ("one", "two"):
+        (maps / name).mkdir()
+        np.save(maps / name / "0.npy", np.full(SHAPE, 2, np.float32))
+    assert evaluate(replace(options, csv=None)).results[0].num_scored == 3
+    pattern = str(maps / "{id}.npy")
+    assert [id for id, _ in evaluate(replace(options, csv=None, predictions=pattern)).results[0].failed] == [
+        "two/1.png"
+    ]
 
 
 # DA-2K

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -22,9 +23,10 @@ from datool.data.manifest import MANIFEST
 from datool.depth import Quantity
 from datool.errors import DatoolError
 from datool.files import LOCK, write_map
+from datool.files.stored_map import MapMeaning
 from datool.geometry import fov_camera
 from datool.jobs.pointcloud.cloud_manifest import read_clouds
-from datool.jobs.pointcloud.inputs import Meaning, list_views
+from datool.jobs.pointcloud.inputs import list_views
 from datool.jobs.pointcloud.pointcloud import CloudOptions, pointcloud
 from datool.jobs.predict.predict import PredictOptions, predict
 from datool.models.depth_anything import build_model
@@ -351,7 +353,7 @@ def test_maps_find_their_photos_and_say_what_they_mean(options, rooms, tmp_path)
     views = list_views(asked.inputs)
     assert [view.file.relative.as_posix() for view in views] == ["a.npz", "b.npz", "c.npz"]
     assert pointcloud(asked).done == 3
-    with_photos = replace(asked, inputs=[str(folder / "a.npz")], meaning=Meaning(photos=folder), out=tmp_path / "p")
+    with_photos = replace(asked, inputs=[str(folder / "a.npz")], photos=folder, out=tmp_path / "p")
     pointcloud(with_photos)
     o3d = pytest.importorskip("open3d")
     photo = cv2.imread(str(folder / "a.png"))[:, :, ::-1].reshape(-1, 3)
@@ -359,11 +361,11 @@ def test_maps_find_their_photos_and_say_what_they_mean(options, rooms, tmp_path)
     assert np.allclose(np.asarray(cloud.colors) * 255, photo[: len(cloud.colors)], atol=40) or len(cloud.colors) < len(
         photo
     )
-    missing = replace(with_photos, meaning=Meaning(photos=tmp_path), out=tmp_path / "q")
+    missing = replace(with_photos, photos=tmp_path, out=tmp_path / "q")
     assert "not there" in reasons(pointcloud(missing))["a.npz"]
     depth = (rooms.parent / "depth.png").as_posix()
     cv2.imwrite(depth, np.full((48, 64), 2000, np.uint16))
-    (view,) = list_views([depth], Meaning(divisor=1000, photos=folder))
+    (view,) = list_views([depth], MapMeaning(divisor=1000), folder)
     assert view.photo != Path(depth), "a map is not its own photo"
 
 
@@ -379,18 +381,18 @@ def test_bare_numbers_need_a_meaning(options, tmp_path):
     cv2.imwrite(str(tmp_path / "mm.png"), np.rint(depth.values * 1000).astype(np.uint16))
     asked = replace(options, inputs=[str(tmp_path / "z.npy")], fov_deg=70)
     assert "--quantity depth" in reasons(pointcloud(asked))["z.npy"]
-    said = replace(asked, out=tmp_path / "said", meaning=Meaning(Quantity.DEPTH))
+    said = replace(asked, out=tmp_path / "said", meaning=MapMeaning(quantity=Quantity.DEPTH))
     assert pointcloud(said).done == 1
-    other = replace(asked, out=tmp_path / "mm", inputs=[str(tmp_path / "mm.png")], meaning=Meaning(divisor=1000))
+    other = replace(asked, out=tmp_path / "mm", inputs=[str(tmp_path / "mm.png")], meaning=MapMeaning(divisor=1000))
     assert pointcloud(other).done == 1
     assert np.allclose(points(other.out / "mm.ply"), points(said.out / "z.ply"), atol=2e-3)
     for name, values in {"zero": np.where(depth.values > 4, 0, depth.values), "mm3": depth.values[:, :, None]}.items():
         np.save(tmp_path / f"{name}.npy", values if name == "zero" else np.rint(values * 1000).astype(np.uint16))
     zero = replace(said, inputs=[str(tmp_path / "zero.npy")], out=tmp_path / "zero")
     assert "--divisor 1." in reasons(pointcloud(zero))["zero.npy"]
-    pointcloud(replace(zero, meaning=Meaning(Quantity.DEPTH, divisor=1), overwrite=True))
+    pointcloud(replace(zero, meaning=MapMeaning(quantity=Quantity.DEPTH, divisor=1), overwrite=True))
     assert 1 < points(zero.out / "zero.ply")[:, 2].max() <= 4
-    whole = replace(said, inputs=[str(tmp_path / "mm3.npy")], out=tmp_path / "mm3", meaning=Meaning(divisor=1000))
+    whole = replace(said, inputs=[str(tmp_path / "mm3.npy")], out=tmp_path / "mm3", meaning=MapMeaning(divisor=1000))
     assert pointcloud(whole).done == 1
     assert np.allclose(points(whole.out / "mm3.ply"), points(said.out / "z.ply"), atol=2e-3)
     no_photo = read_clouds(said.out)[str(tmp_path / "z.npy")]
@@ -401,6 +403,41 @@ def test_lists_name_maps_too(options, rooms, tmp_path):
     (tmp_path / "list.txt").write_text(f"{rooms.parent}/a.npz\n{rooms.parent}/sub/b.npz\n")
     assert [view.is_predicted for view in list_views([str(tmp_path / "list.txt")])] == [False, False]
     assert [view.is_predicted for view in list_views([str(rooms.parent / "a.png")])] == [True]
+
+
+@pytest.mark.parametrize("how", ["glob", "list", "stdin"])
+def test_maps_of_others_are_named_by_glob_list_and_stdin(options, tmp_path, monkeypatch, how):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for name in ("a", "b"):
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((48, 64), 2000, np.uint16))
+    names = f"{folder}/a.png\n{folder}/b.png\n"
+    (tmp_path / "list.txt").write_text(names)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names.encode())))
+    given = {"glob": f"{folder}/*.png", "list": str(tmp_path / "list.txt"), "stdin": "-"}[how]
+    views = list_views([given], MapMeaning(divisor=1000))
+    assert [view.map for view in views] == [folder / "a.png", folder / "b.png"]
+    assert all((view.read()[1].values == 2).all() for view in views)
+
+
+def test_a_glob_of_maps_of_any_kind_and_their_photos(rooms):
+    views = list_views([f"{rooms.parent}/sub/*"])
+    assert [(view.map is None, view.file.path.name) for view in views if view.map] == [
+        (False, "b.npz"),
+        (False, "c.npz"),
+    ]
+
+
+def test_a_depth_map_is_not_predicted_as_a_photo(options, tmp_path, weights):
+    path = tmp_path / "kinect.png"
+    cv2.imwrite(str(path), np.full((48, 64), 2000, np.uint16))
+    model = str(weights / "nano-metric.safetensors")
+    asked = replace(options, inputs=[str(path)], fov_deg=60, model=model, out=tmp_path / "k", device="cpu")
+    assert "--divisor 1000" in reasons(pointcloud(asked))["kinect.png"]
+    assert pointcloud(replace(asked, as_photo=True)).done == 1
+    divided = replace(asked, meaning=MapMeaning(divisor=1000), out=tmp_path / "d")
+    pointcloud(divided)
+    assert np.allclose(points(divided.out / "kinect.ply")[:, 2], 2)
 
 
 def test_inputs_of_equal_names_do_not_meet(options, rooms, tmp_path):

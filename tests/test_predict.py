@@ -56,6 +56,14 @@ def options(photos, tmp_path, weights):
     return PredictOptions(inputs=[str(photos)], out=tmp_path / "out", model=str(weights), device="cpu")
 
 
+def test_a_depth_map_is_not_predicted_as_a_photo(options, photos):
+    cv2.imwrite(str(photos / "kinect.png"), np.full((48, 64), 2000, np.uint16))
+    summary = predict(options)
+    (failed,) = summary.failed
+    assert summary.done == 4 and Path(failed[0]).name == "kinect.png" and "--as-photo" in failed[1]
+    assert predict(replace(options, as_photo=True)).done == 1
+
+
 def tree(folder):
     """Every file below a folder but the lock, with its bytes."""
     return {

@@ -23,6 +23,7 @@ from datool.estimators import load as opening
 from datool.estimators.load import choose, error_of, open_model
 from datool.estimators.predictor import Predictor
 from datool.jobs.predict.predict import PredictOptions, predict
+from datool.models.specs import find_exported
 from datool.models.weights import load, save
 
 LIBRARIES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",), "torch-export": ()}
@@ -204,11 +205,11 @@ def test_load_takes_a_file(exported, loaded, photos):
 
 def test_a_folder_names_the_one_file_in_it(exported, tmp_path):
     path, _ = exported("torch-export")
-    assert runtimes.find(tmp_path) is None and runtimes.find("tiny") is None
+    assert find_exported(tmp_path) is None and find_exported("tiny") is None
     (tmp_path / path.name).write_bytes(path.read_bytes())
-    assert runtimes.find(tmp_path) == tmp_path / path.name
+    assert find_exported(tmp_path) == tmp_path / path.name
     (tmp_path / "model.safetensors").write_bytes(b"")
-    assert runtimes.find(tmp_path) is None
+    assert find_exported(tmp_path) is None
 
 
 def test_a_file_takes_its_own_runtime_and_precision(exported):

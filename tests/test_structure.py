@@ -229,10 +229,6 @@ def test_optional_libraries_are_required_in_one_way(path):
             assert users_own or not is_import, f"{path}:{node.lineno}: catches {caught}; errors.require does"
 
 
-# They read maps by the words of their errors still.
-BY_WORDS = {"jobs.pointcloud.inputs", "jobs.calibrate.calibrate"}
-
-
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_nothing_hangs_on_the_words_of_an_error(path):
     asks = ("startswith", "endswith", "find", "index", "count", "match", "search", "fullmatch")
@@ -244,7 +240,7 @@ def test_nothing_hangs_on_the_words_of_an_error(path):
         else:
             continue
         words = [part for part in parts if isinstance(part, ast.Attribute) and part.attr in ("problem", "hint")]
-        assert not words or name_of(path) in BY_WORDS, f"{path}:{node.lineno}: {ast.unparse(node)}; ask for a type"
+        assert not words, f"{path}:{node.lineno}: {ast.unparse(node)}; ask for a type"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -253,8 +249,7 @@ def test_an_error_that_is_worded_anew_keeps_its_kind(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func) == "DatoolError" and len(node.args) == 2:
             passed_on = re.fullmatch(r"\w+\.hint", ast.unparse(node.args[1]))
-            exempt = name_of(path) in BY_WORDS
-            assert exempt or not passed_on, f"{path}:{node.lineno}: use error.reworded"
+            assert not passed_on, f"{path}:{node.lineno}: use error.reworded"
 
 
 def test_help_imports_nothing_heavy():
@@ -282,8 +277,8 @@ def test_the_package_and_its_types_load_without_torch():
 OPTIONS = {
     "predict": (
         "inputs --out/-o --model --format --size --precision --device --batch-size --compile --overwrite --max-pixels "
-        "--max-aspect --no-fallback --tile --overlap --range --flow --sequence --calibration --runtime --tolerance "
-        "--json --quiet/-q"
+        "--max-aspect --as-photo --no-fallback --tile --overlap --range --flow --sequence --calibration --runtime "
+        "--tolerance --json --quiet/-q"
     ),
     "export": (
         "model --out/-o --format --precision --opset --size --check --calibrate --tolerance --encoder --overwrite "
@@ -301,8 +296,8 @@ OPTIONS = {
     ),
     "eval": (
         "names --bench --root --model --predictions --compare --manifest --protocol --set --quantity --ambiguity "
-        "--divisor --csv --rows --shard --html --priors --speed --resample --size --precision --device --batch-size "
-        "--workers --json --quiet/-q"
+        "--divisor --invalid --csv --rows --shard --html --priors --speed --resample --size --precision --device "
+        "--batch-size --workers --json --quiet/-q"
     ),
     "pseudo-label": (
         "inputs --out/-o --model --format --depth --keep-images --label-size --size --flip --confidence "
@@ -310,10 +305,10 @@ OPTIONS = {
         "--decoder --max-failures --status --json --quiet/-q"
     ),
     "pointcloud": (
-        "inputs --out/-o --format --model --size --device --photos --quantity --ambiguity --divisor --focal-px "
-        "--fov-deg --intrinsics --assume-fov --calibration --relative --edge --grazing-deg --max-depth-m "
-        "--min-confidence --voxel-m --max-points --seed --axes --fuse --poses --view --png --overwrite --json "
-        "--quiet/-q"
+        "inputs --out/-o --format --model --size --device --photos --quantity --ambiguity --divisor --invalid "
+        "--as-photo --focal-px --fov-deg --intrinsics --assume-fov --calibration --relative --edge --grazing-deg "
+        "--max-depth-m --min-confidence --voxel-m --max-points --seed --axes --fuse --poses --view --png --overwrite "
+        "--json --quiet/-q"
     ),
     "data": "",
     "data check": "sources --root --split --num --sheet --workers --json --quiet/-q",

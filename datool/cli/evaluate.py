@@ -14,6 +14,7 @@ from datool.cli.options import (
     BatchSize,
     Device,
     Divisor,
+    Invalid,
     Json,
     MapAmbiguity,
     MapQuantity,
@@ -117,6 +118,7 @@ def evaluate(
     quantity: MapQuantity = None,
     ambiguity: MapAmbiguity = None,
     divisor: Divisor = None,
+    invalid: Invalid = None,
     csv: Annotated[
         Path | None,
         typer.Option(
@@ -197,16 +199,13 @@ def evaluate(
         model, predictions = "", None
     if names and not compare:
         raise typer.BadParameter(f"got {' '.join(names)}; put --compare before several, --model before one.")
-    map_quantity, map_ambiguity = meaning(quantity, ambiguity)
     options = EvalOptions(
         bench=listed(bench),
         manifest=manifest,
         model=model,
         predictions=predictions,
         compare=names or (),
-        quantity=map_quantity,
-        ambiguity=map_ambiguity,
-        divisor=divisor,
+        meaning=meaning(quantity, ambiguity, divisor, invalid),
         roots=folders(root),
         protocol=protocol,
         overrides=dict(map(split, settings(set_))),

@@ -11,7 +11,7 @@ from datool.cli.help import ADVANCED, CAMERA, DATA, GENERAL, IN_OUT, LARGE, MAPS
 from datool.errors import DatoolError, lookup
 
 if TYPE_CHECKING:
-    from datool.depth import Ambiguity, Quantity
+    from datool.files.stored_map import MapMeaning
 
 # Input and output
 
@@ -184,6 +184,26 @@ Divisor = Annotated[
     ),
 ]
 
+Invalid = Annotated[
+    str | None,
+    typer.Option(
+        "--invalid",
+        metavar="LIST",
+        help="Stored numbers that mean unknown, comma-separated, or none. Default: 0 in whole numbers, and in "
+        "depth with --divisor.",
+        show_default=False,
+        rich_help_panel=MAPS,
+    ),
+]
+AsPhoto = Annotated[
+    bool,
+    typer.Option(
+        "--as-photo",
+        help="Take 16-bit grey PNG and TIFF files for photos. Otherwise they are refused as depth maps.",
+        rich_help_panel=ADVANCED,
+    ),
+]
+
 # The camera
 
 FocalPx = Annotated[
@@ -305,15 +325,22 @@ def listed(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def meaning(quantity: str | None, ambiguity: str | None) -> tuple[Quantity | None, Ambiguity | None]:
-    """Return what maps hold, by its names."""
+def meaning(quantity: str | None, ambiguity: str | None, divisor: float | None, invalid: str | None) -> MapMeaning:
+    """Return what maps hold, by the names of its parts."""
     from datool.depth import Ambiguity, Quantity
+    from datool.files.stored_map import MapMeaning
 
     quantities = {item.value: item for item in Quantity}
     ambiguities = {item.value: item for item in Ambiguity}
-    return (
-        None if quantity is None else lookup(quantities, quantity, "quantity"),
-        None if ambiguity is None else lookup(ambiguities, ambiguity, "ambiguity"),
+    try:
+        numbers = None if invalid is None else tuple(float(text) for text in listed(invalid) if text != "none")
+    except ValueError as error:
+        raise typer.BadParameter(f"got '{invalid}', expected numbers, or none.", param_hint="--invalid") from error
+    return MapMeaning(
+        quantity=None if quantity is None else lookup(quantities, quantity, "quantity"),
+        ambiguity=None if ambiguity is None else lookup(ambiguities, ambiguity, "ambiguity"),
+        divisor=divisor,
+        invalid=numbers,
     )
 
 

@@ -13,6 +13,7 @@ import typer
 from datool.cli.draw import Bar, draw_rows, list_failed
 from datool.cli.help import ADVANCED, CAMERA, FORMATS, IN_OUT, MAPS, SURFACES
 from datool.cli.options import (
+    AsPhoto,
     AssumeFov,
     Calibration,
     Device,
@@ -20,6 +21,7 @@ from datool.cli.options import (
     FocalPx,
     FovDeg,
     Intrinsics,
+    Invalid,
     Json,
     MapAmbiguity,
     MapQuantity,
@@ -72,6 +74,8 @@ def pointcloud(
     quantity: MapQuantity = None,
     ambiguity: MapAmbiguity = None,
     divisor: Divisor = None,
+    invalid: Invalid = None,
+    as_photo: AsPhoto = False,
     focal_px: FocalPx = None,
     fov_deg: FovDeg = None,
     intrinsics: Intrinsics = None,
@@ -177,7 +181,6 @@ def pointcloud(
     Depth must be metric or calibrated, and the camera known; nothing is guessed unless you ask for it. A second run
     skips what is finished. OUT/manifest.jsonl describes each output.
     """
-    from datool.jobs.pointcloud.inputs import Meaning
     from datool.jobs.pointcloud.pointcloud import CloudOptions
     from datool.jobs.pointcloud.pointcloud import pointcloud as job
 
@@ -189,7 +192,9 @@ def pointcloud(
         model=model,
         size_px=size,
         device=device,
-        meaning=Meaning(*meaning(quantity, ambiguity), divisor, photos),
+        meaning=meaning(quantity, ambiguity, divisor, invalid),
+        photos=photos,
+        as_photo=as_photo,
         focal_px=focal_px,
         fov_deg=fov_deg,
         intrinsics=intrinsics,

@@ -11,6 +11,7 @@ import typer
 from datool.cli.draw import Bar, draw_rows, list_failed
 from datool.cli.help import ADVANCED, FORMATS, IN_OUT, VIDEOS
 from datool.cli.options import (
+    AsPhoto,
     BatchSize,
     Calibration,
     Compile,
@@ -68,6 +69,7 @@ def predict(
     overwrite: Overwrite = False,
     max_pixels: MaxPixels = 200_000_000,
     max_aspect: MaxAspect = 8.0,
+    as_photo: AsPhoto = False,
     no_fallback: Annotated[
         bool,
         typer.Option(
@@ -126,6 +128,7 @@ def predict(
         overwrite=overwrite,
         max_pixels=max_pixels,
         max_aspect=max_aspect,
+        as_photo=as_photo,
         fallback=not no_fallback,
         tile_px=tile,
         overlap_px=overlap,

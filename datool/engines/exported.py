@@ -21,7 +21,7 @@ from datool.depth import Ambiguity, Quantity
 from datool.engines.base import Card, Engine, choose_device
 from datool.errors import DatoolError, lookup, require
 from datool.models.hub import sha256_of
-from datool.models.specs import RUN_FILES, WEIGHT_FILES
+from datool.models.specs import EXPORTED_SUFFIXES
 from datool.models.weights import BROKEN
 
 # The key under which each format holds datool's entry.
@@ -74,17 +74,6 @@ class Exported:
     def runtime(self) -> str:
         """What runs it."""
         return SUFFIXES[self.path.suffix]
-
-
-def find(spec: str | Path) -> Path | None:
-    """Return the exported file that a text names: the file, or a folder with exactly one; None if it names none."""
-    path = Path(spec).expanduser()
-    if path.suffix in SUFFIXES:
-        return path
-    if not path.is_dir() or any((path / name).is_file() for name in (*WEIGHT_FILES, *RUN_FILES)):
-        return None
-    inside = [file for suffix in SUFFIXES for file in sorted(path.glob(f"*{suffix}"))]
-    return inside[0] if len(inside) == 1 else None
 
 
 def read(path: Path) -> Exported:
@@ -328,8 +317,8 @@ class Runtime:
 
 
 RUNTIMES: dict[str, Runtime] = {
-    "torch": Runtime("PyTorch", ".pt2", _program_entry, ProgramEngine),
-    "onnx": Runtime("ONNX Runtime", ".onnx", _onnx_entry, OnnxEngine),
-    "openvino": Runtime("OpenVINO", ".xml", _openvino_entry, OpenVinoEngine),
+    "torch": Runtime("PyTorch", EXPORTED_SUFFIXES["torch"], _program_entry, ProgramEngine),
+    "onnx": Runtime("ONNX Runtime", EXPORTED_SUFFIXES["onnx"], _onnx_entry, OnnxEngine),
+    "openvino": Runtime("OpenVINO", EXPORTED_SUFFIXES["openvino"], _openvino_entry, OpenVinoEngine),
 }
 SUFFIXES = {row.suffix: name for name, row in RUNTIMES.items()}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,9 +21,11 @@ from datool.engines.export import FORMATS, staged
 from datool.engines.exported import RUNTIMES, Exported
 from datool.errors import DatoolError, lookup
 from datool.estimators.predictor import Predictor
+from datool.estimators.preprocess import MAX_ASPECT
 from datool.files.cache import cache_folder
 from datool.models import depth_anything, dpt, encoders
-from datool.models.weights import LoadedModel, choose_auto
+from datool.models.specs import find_exported
+from datool.models.weights import BUNDLED, LoadedModel, choose_auto
 from datool.models.weights import load as load_weights
 
 AUTO = "auto"
@@ -30,31 +34,125 @@ TOLERANCE = 1e-2
 PHOTOS = 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it is computed: what every command that predicts takes.
+
+    Args:
+        model: a name, file or folder as for `datool.models.weights.load`, or a file of `datool export` or a folder with
+            one; ``auto`` is Depth Anything V2 Small if it is cached or can be fetched, else the bundled ``tiny``.
+        device, precision, size_px, batch_size, max_aspect: as for `Predictor`.
+        runtime, tolerance: as for `choose`.
+        compile: as `datool.engines.base.TorchEngine.compile`.
+        fallback: whether ``auto`` may take the bundled model.
+    """
+
+    model: str | Path = AUTO
+    device: str = "auto"
+    precision: str = "auto"
+    size_px: int | None = None
+    batch_size: int | str = "auto"
+    max_aspect: float = MAX_ASPECT
+    runtime: str | None = None
+    tolerance: float = TOLERANCE
+    compile: bool = False
+    fallback: bool = True
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to predict, and what it is.
+
+    Args:
+        predictor: ready. model: its name, source, hash and licence.
+    """
+
+    predictor: Predictor
+    model: LoadedModel | Exported
+
+    def spec(self, given: str) -> str:
+        """Return what opens the same model again, from any working folder.
+
+        Args:
+            given: as it was asked for.
+        """
+        source = self.model.source
+        if find_exported(source) is not None:
+            return os.path.abspath(source)
+        if os.path.exists(source):
+            return f"{self.model.name}={os.path.abspath(source)}"
+        return self.model.name if given == AUTO else given
+
+
+def open_predictor(
+    options: ModelOptions,
+    progress: Callable[[str], None] = lambda _: None,
+    recorded: str | None = None,
+    photos: Callable[[], Sequence[np.ndarray]] = lambda: (),
+) -> OpenedModel:
+    """Return the predictor that options ask for: the one way in which a model is opened.
+
+    Args:
+        options: which, and how.
+        progress: gets lines of text: what is fetched, why ``auto`` fell back, which runtime was chosen and why.
+        recorded: the model that an output folder was begun with, which ``auto`` then means.
+        photos: as for `choose`.
+    Raises:
+        DatoolError: the model cannot be had, or an option does not fit it.
+    """
+    model = _find_model(options, recorded, progress)
+    engine, reason = choose(
+        model, options.runtime, options.device, options.precision, options.tolerance, photos, options.size_px
+    )
+    if reason:
+        progress(reason)
+    if options.compile:
+        compile_engine(engine, replay=True)
+    predictor = Predictor(engine, size_px=options.size_px, batch_size=options.batch_size, max_aspect=options.max_aspect)
+    return OpenedModel(predictor, model)
+
+
+def _find_model(options: ModelOptions, recorded: str | None, progress: Callable[[str], None]) -> LoadedModel | Exported:
+    given = recorded if options.model == AUTO else options.model
+    if given is not None:
+        return open_model(given, progress)
+    model, reason = choose_auto(None, options.fallback, progress=progress)
+    if reason:
+        progress(reason)
+    return model
+
+
+def compile_engine(engine: Engine, replay: bool = False) -> None:
+    """Compile a network, as `datool.engines.base.TorchEngine.compile`.
+
+    Raises:
+        DatoolError: another runtime computes it, or it cannot be compiled.
+    """
+    if not isinstance(engine, TorchEngine):
+        raise DatoolError(f"--compile is for PyTorch, not for {engine.runtime}.", "Drop it, or --runtime.")
+    engine.compile(replay)
+
+
 def load(
-    model: str | Path = "auto",
+    model: str | Path = AUTO,
     device: str = "auto",
     precision: str = "auto",
     size_px: int | None = None,
     batch_size: int | str = "auto",
 ) -> Predictor:
-    """Return a predictor: ``datool.load("tiny").predict("photo.jpg")``.
+    """Return a predictor: ``datool.load("tiny").predict("photo.jpg")``; what must be told comes as a warning.
 
     Args:
-        model: a name, file or folder as for `datool.models.weights.load`, or a file of `datool export`; ``auto`` is
-            Depth Anything V2 Small if it is cached or can be fetched, else, with a warning, the bundled ``tiny``.
-        device, precision, size_px, batch_size: as for `Predictor`.
+        model, device, precision, size_px, batch_size: as for `ModelOptions`.
     Raises:
         DatoolError: the model cannot be had, or an option does not fit.
     """
-    loaded: LoadedModel | Exported
-    if model == "auto":
-        loaded, reason = choose_auto(None, fallback=True)
-        if reason:
-            warnings.warn(reason, stacklevel=2)
-    else:
-        loaded = open_model(model)
-    engine, _ = choose(loaded, None, device, precision)
-    return Predictor(engine, size_px=size_px, batch_size=batch_size)
+    options = ModelOptions(model=model, device=device, precision=precision, size_px=size_px, batch_size=batch_size)
+    lines: list[str] = []
+    found = open_predictor(options, lines.append)
+    if model == AUTO and lines and found.model.name == BUNDLED:
+        warnings.warn(lines[-1], stacklevel=2)
+    return found.predictor
 
 
 def open_model(spec: str | Path, progress: Callable[[str], None] | None = None) -> LoadedModel | Exported:
@@ -63,7 +161,7 @@ def open_model(spec: str | Path, progress: Callable[[str], None] | None = None) 
     Raises:
         DatoolError: it cannot be had.
     """
-    path = exported.find(spec)
+    path = find_exported(spec)
     return load_weights(spec, progress) if path is None else exported.read(path)
 
 

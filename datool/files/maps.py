@@ -352,9 +352,17 @@ def _exr(depth: DepthMap, values: np.ndarray, meta: Mapping[str, str]) -> bytes:
 
 def _read_exr(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     channels, header = read_exr(path)
-    found = [name for name in channels if name.split(".")[-1] in EXR_CHANNELS.values()]
+    named = [name for name in channels if name.split(".")[-1] in EXR_CHANNELS.values()]
+    # One channel is the map whatever its name: Record3D writes R, Blender's File Output V and Depth.V.
+    found = list(channels) if len(channels) == 1 else named
+    if len(found) != 1 and {"R", "G", "B"} <= channels.keys():
+        red, *others = (channels[name] for name in "RGB")
+        found = ["R"] if all(np.array_equal(red, other, equal_nan=True) for other in others) else found
     if len(found) != 1:
-        raise DatoolError(f"cannot read map {path}: EXR channels {', '.join(channels)}, expected one Z or Y.")
+        raise DatoolError(
+            f"cannot read map {path}: EXR channels {', '.join(channels)}, expected one, one Z or Y among them, or "
+            "equal R, G and B."
+        )
     return channels[found[0]], _fields(header.get(KEY))
 
 

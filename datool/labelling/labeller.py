@@ -23,9 +23,10 @@ from torch import Tensor
 from datool import __version__
 from datool.data.shards import Failed, Members, encode_label
 from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
-from datool.engines.base import TorchEngine, choose_device
+from datool.engines.exported import Exported
 from datool.errors import DatoolError, MissingLibraryError, lookup
 from datool.estimators.device_input import jpeg_decoder
+from datool.estimators.load import choose, compile_engine
 from datool.estimators.predictor import GPU_BATCH_PIXELS, Prediction, Predictor
 from datool.estimators.preprocess import MAX_ASPECT
 from datool.files import MAP_FORMATS
@@ -95,7 +96,7 @@ class Labeller:
     """One model on one device, and how it labels.
 
     Args:
-        model: the teacher.
+        model: the teacher: weights, or a file of `datool export`.
         device: as for `Predictor`.
         options: how.
         lanes: batches in the network at once on a CPU; of no influence on the labels. None = one a CPU core.
@@ -104,7 +105,11 @@ class Labeller:
     """
 
     def __init__(
-        self, model: LoadedModel, device: str = "auto", options: LabelOptions | None = None, lanes: int | None = None
+        self,
+        model: LoadedModel | Exported,
+        device: str = "auto",
+        options: LabelOptions | None = None,
+        lanes: int | None = None,
     ) -> None:
         self.options = options = options or LabelOptions()
         lookup(dict.fromkeys(LABEL_SIZES), options.label_size, "label size")
@@ -115,23 +120,21 @@ class Labeller:
         encode_label("", probe, options.depth, {}, {})  # fails now, not for each photo, where a library is missing
         self.model = model
 
-        chosen = choose_device(device)
+        engine, _ = choose(model, None, device, options.precision)
+        chosen = engine.device
         self.batch_size = options.batch_size
         if not isinstance(self.batch_size, int):
-            side = options.size_px or model.model.spec.size_px
+            side = options.size_px or engine.card.size_px
             self.batch_size = max(1, GPU_BATCH_PIXELS // (side * side * 4 // 3)) if chosen.type == "cuda" else 1
         self.predictor = _Exact(
-            model,
-            device,
-            options.precision,
-            options.size_px,
-            self.batch_size,
-            options.max_aspect,
+            engine,
+            size_px=options.size_px,
+            batch_size=self.batch_size,
+            max_aspect=options.max_aspect,
             at_network_size=options.label_size == "network",
         )
         if options.compile:
-            assert isinstance(self.predictor.engine, TorchEngine)
-            self.predictor.engine.compile()
+            compile_engine(engine)
         on_device = options.decoder == "torchvision" or (options.decoder == "auto" and chosen.type == "cuda")
         self._decode_jpeg = jpeg_decoder(self.predictor.device) if on_device else None
         self.lanes = (lanes or torch.get_num_threads()) if chosen.type == "cpu" else None
@@ -157,6 +160,7 @@ class Labeller:
             "threads": 1 if self.lanes else "any",
             "datool": __version__,
             **({"compile": True} if options.compile else {}),
+            **({} if self.predictor.engine.runtime == "torch" else {"runtime": self.predictor.engine.runtime}),
             **{name: _version(name) for name in (*LIBRARIES, *(["torchvision"] if self._decode_jpeg else []))},
         }
 

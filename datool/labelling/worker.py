@@ -15,11 +15,11 @@ from typing import Any
 
 from datool.data.shards import Failed, Members
 from datool.errors import DatoolError
+from datool.estimators.load import open_model
 from datool.labelling.label_set import LabelSet, LabelStatus
 from datool.labelling.labeller import Labeller, LabelOptions
 from datool.labelling.leases import Leases
 from datool.labelling.shard_plan import Input, Photo, read_unit
-from datool.models.weights import load
 
 PROGRESS_S = 2.0
 
@@ -70,7 +70,7 @@ class LabelWorker:
 
     def __init__(self, job: LabelJob, progress: Callable[[str], None] = lambda _: None) -> None:
         self.job = job
-        self.labeller = Labeller(load(job.model, progress), job.device, job.labels, job.lanes)
+        self.labeller = Labeller(open_model(job.model, progress), job.device, job.labels, job.lanes)
         self.set = LabelSet(job.out, job.units_sha256)
         self.set.agree({**self.labeller.settings, "format": job.format})
         self.stop = threading.Event()

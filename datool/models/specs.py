@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from datool.depth import Ambiguity, Quantity
 
@@ -10,6 +11,19 @@ from datool.depth import Ambiguity, Quantity
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Of a folder that a training run wrote; the best need not be there.
 RUN_FILES = BEST, LAST = ("best.safetensors", "last.safetensors")
+# Of files of `datool export`, by what runs them.
+EXPORTED_SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "openvino": ".xml"}
+
+
+def find_exported(spec: str | Path) -> Path | None:
+    """Return the exported file that a text names: the file, or a folder with exactly one; None if it names none."""
+    path, suffixes = Path(spec).expanduser(), tuple(EXPORTED_SUFFIXES.values())
+    if path.suffix in suffixes:
+        return path
+    if not path.is_dir() or any((path / name).is_file() for name in (*WEIGHT_FILES, *RUN_FILES)):
+        return None
+    inside = [file for suffix in suffixes for file in sorted(path.glob(f"*{suffix}"))]
+    return inside[0] if len(inside) == 1 else None
 
 
 @dataclass(frozen=True)

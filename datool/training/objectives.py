@@ -48,6 +48,23 @@ class Relative:
     that whatever correlates better costs less. And least squares as published, of which the scale may be negative,
     does not tell near from far: see `align_least_squares`.
 
+    And so it is in training: AbsRel on 50 rendered scenes / 24 images of 9 real and rendered scenes, all held out, of a
+    `nano` after 100 steps of 8 at 56 pixels, one seed (`benchmarks/losses.py`). A constant map has .395 / .410, "lower
+    in the picture is nearer" .330 / .343. "Signed" is least squares as published.
+
+        began from             labels of a nano   random encoder   pretrained encoder
+        signed x 2                  .357 / .386      .387 / .400
+        least-squares x 2           .323 / .343      .379 / .369          .385 / .410
+        least-squares x 0.5         .306 / .333      .317 / .344
+        trimmed x 0.5               .291 / .322      .329 / .332
+        median x 2                  .292 / .322      .321 / .340
+        median x 0.5                .295 / .321      .324 / .361          .301 / .322
+
+    At their last steps predictions of the first two correlated with their targets by -0.02 to 0.10, on labels by 0.34
+    and 0.97; those of the others by 0.47 to 0.99. With another seed the text's loss ended at 0.02 (.392 / .408) on
+    labels and 0.01 (.394 / .408) from a random encoder, median x 0.5 at 0.98 (.302 / .326) and 0.51. Of the median
+    forms, which learn alike, this is the authors' weight.
+
     Args:
         ssi: key of `SSI`.
         gradient_weight: weight of gradient matching; 0 leaves it out.

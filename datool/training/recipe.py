@@ -68,7 +68,8 @@ class Recipe:
         init: weights of the encoder to begin from: ``dinov2`` (from the hub), a model's name, a hub id, a file, or
             ``relative`` (the relative model of a metric one); empty = random.
         init_head: begin with the head of ``init`` too, except for its last 1x1.
-        head_bias: of the last 1x1 at the start of a head with random weights: above 0, or its ReLU may be dead.
+        head_bias: of the last 1x1 at the start of a head with random weights: above 0, or its ReLU may be dead; of a
+            metric model, which ends in a sigmoid, the logit of the depth to begin from as a share of its range.
 
         steps: optimiser steps.
         epochs: passes over the pseudo-labelled samples if there are any, else over the labelled; 0 = ``steps`` counts.
@@ -87,7 +88,7 @@ class Recipe:
         compile: with `torch.compile`.
         shard: spread the model over ranks (FSDP2) instead of copying it (DDP).
         collapse_steps: steps after the warm-up that predictions may stay without correlation with their targets (a mean
-            of 0.1 or less in each quarter of them); then the run stops. It is warned of after half of them.
+            of 0.15 or less in each quarter of them); then the run stops. It is warned of after half of them.
         allow_collapse: only warn.
 
         num_validation: held-out rendered scenes to score; 0 = none.

@@ -21,7 +21,7 @@ from datool.data.sample import Batch
 from datool.errors import DatoolError, lookup
 from datool.models.depth_anything import DepthAnything
 from datool.training.distributed import Ranks, full_state, full_tensor, replicate, shard, without_sync
-from datool.training.losses import correlation, masked_mean
+from datool.training.losses import correlation
 from datool.training.optimizers import average, make_optimizer, set_learning_rate
 from datool.training.recipe import Recipe
 
@@ -213,18 +213,18 @@ class Trainer:
         )
 
     def against_constant(self) -> tuple[float, float]:
-        """Return the loss of the last batch, and what it were with a constant map in each prediction's place.
+        """Return the loss of the last batch, and what it would be with one constant map as every prediction.
 
-        Means over all ranks, all of which must ask. The constant is the mean of the known target.
+        Means over all ranks, all of which must ask. The constant is the mean of what is known of the batch's targets.
         """
         batch = self._batch
         assert batch is not None, "no step was taken"
+        mean = torch.where(batch.valid, batch.target, 0).sum() / batch.valid.sum().clamp(min=1)
         with torch.no_grad(), self._autocast(self.dtype):
             prediction, tokens = self._predicted(batch, self.model)
-            constant = masked_mean(batch.target, batch.valid)[:, None, None].expand_as(prediction)
-            losses = [self.objective(each, tokens, batch)["loss"] for each in (prediction, constant)]
-        loss, of_constant = self.ranks.mean(torch.stack(losses)).tolist()
-        return loss, of_constant
+            losses = [self.objective(each, tokens, batch)["loss"] for each in (prediction, mean.expand_as(prediction))]
+        loss, constant = self.ranks.mean(torch.stack(losses)).tolist()
+        return loss, constant
 
     def _losses(
         self, batch: Batch, dtype: torch.dtype, counts: Tensor | None = None

@@ -17,6 +17,7 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError, require
 from datool.files.exr import read_exr
 from datool.files.images import explained
+from datool.files.stored_map import one_channel
 
 # Two magic letters, width, height, scale (negative = little endian), each followed by white space.
 PFM_HEADER = re.compile(rb"(P[Ff])\s+(\d+)\s+(\d+)\s+([-+]?[\d.]+(?:[eE][-+]?\d+)?)\s")
@@ -72,8 +73,7 @@ def _read_png(path: Path, dtype: np.dtype, expected: str) -> np.ndarray:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if pixels is None:
         raise unreadable(path, f"{len(data)} bytes that do not decode (cut short?)", expected)
-    if pixels.ndim == 3 and (pixels[:, :, :3] == pixels[:, :, :1]).all():
-        pixels = pixels[:, :, 0]
+    pixels = one_channel(pixels)
     if pixels.dtype != dtype or pixels.ndim != 2:
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         raise unreadable(path, f"{pixels.dtype.itemsize * 8} bits x {channels} channels", expected)

@@ -17,9 +17,10 @@ Fields, all but ``image`` optional:
   Disparity never goes without ``unit`` or ``ambiguity``.
 - ``unit``: of the values after division: m, cm or mm of depth, 1/m of disparity; px (what follows is ignored) of stereo
   disparity, which is known up to scale.
-- ``divisor``: value = stored / divisor; needed by a PNG that is not datool's, 8 or 16 bits.
-- ``invalid``, ``infinite``: a stored number or a list of them that mean unknown, and sky. With a divisor ``invalid`` is
-  0 unless it is given (null = none).
+- ``divisor``: value = stored / divisor; needed by whole numbers without ``unit``: a PNG that is not datool's, 8 or 16
+  bits. A file of datool's may have none.
+- ``invalid``, ``infinite``: a stored number or a list of them that mean unknown, and sky. Without ``invalid`` 0 is
+  unknown in whole numbers, and in depth with a divisor (null = no number is).
 - ``camera_px``: [fx, fy, cx, cy] of the image in pixels; cx and cy count from the corner of the top-left pixel (add 0.5
   to OpenCV's).
 - ``id`` (or ``name``): else the image as it is written. ``pseudo``: whether the depth is a model's label. ``status``:
@@ -34,7 +35,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ import numpy as np
 from datool.data.manifest import MANIFEST as FILE_NAME
 from datool.data.sample import Sample
 from datool.data.sources.base import Row, Source, expect
-from datool.data.sources.decode import read_png8, read_png16, unreadable
+from datool.data.sources.decode import read_png8
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files.images import explained, read_image
-from datool.files.maps import READERS
+from datool.files.maps import MAP_FORMATS
+from datool.files.stored_map import MapMeaning, read_stored_map
 
 SPLITS = ("all",)
 LAYOUT = """\
@@ -61,10 +63,7 @@ SKIPPED = ("failed", "pending")
 SKIPPED_STATUS = re.compile(rb'"status"\s*:\s*"(?:failed|pending)"')
 # What `predict` writes, the most exact first; pictures are no maps.
 OUTPUTS = ("exr", "npz", "npy", "tiff", "pfm", "png16", "exr-half")
-PER_UNIT = {Quantity.DEPTH: {"m": 1.0, "cm": 0.01, "mm": 0.001}, Quantity.DISPARITY: {"1/m": 1.0}}
-PIXELS = "px"
-# Where a PNG keeps its bit depth. Source: PNG 1.2, 11.2.2.
-PNG_BITS = 24
+HALF = MAP_FORMATS["exr-half"].suffix
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Entry:
         image, depth, mask: files.
         quantity, ambiguity, unit: of the values; None = not said.
         divisor: value = stored / divisor; None = values are stored as they are.
-        invalid, infinite: stored numbers that mean unknown, and sky.
+        invalid, infinite: stored numbers that mean unknown, and sky; invalid None = as `MapMeaning` has it.
         camera_px: fx, fy, cx, cy.
         pseudo: whether the depth is a model's label.
         status: as the row says; empty if it does not.
@@ -92,7 +91,7 @@ class Entry:
     ambiguity: Ambiguity | None
     unit: str | None
     divisor: float | None
-    invalid: tuple[float, ...]
+    invalid: tuple[float, ...] | None
     infinite: tuple[float, ...]
     camera_px: tuple[float, float, float, float] | None
     pseudo: bool
@@ -226,7 +225,7 @@ def parse(line: bytes, path: Path, where: str) -> Entry:
         ambiguity=None if row.get("ambiguity") is None else Ambiguity(row["ambiguity"]),
         unit=row.get("unit"),
         divisor=divisor,
-        invalid=_numbers(row.get("invalid", None if divisor is None else 0)),
+        invalid=_numbers(row["invalid"]) if "invalid" in row else None,
         infinite=_numbers(row.get("infinite")),
         camera_px=_camera_px(row),
         pseudo=bool(row.get("pseudo", bool(outputs))),
@@ -321,60 +320,21 @@ def _camera_px(row: Mapping[str, Any]) -> tuple[float, float, float, float] | No
 
 
 def _depth(entry: Entry, path: Path) -> DepthMap:
-    stored, meta = _stored(entry, path)
-    if stored.ndim == 3 and stored.shape[2] == 1:
-        stored = stored[:, :, 0]
-    if stored.ndim != 2 or stored.dtype.kind not in "fiu":
-        raise unreadable(path, f"{stored.dtype} {stored.shape}", "numbers of (H, W)")
-    quantity, ambiguity, per_unit = _meaning(entry, path, meta)
-    values = stored.astype(np.float64) / (entry.divisor or 1) * per_unit
-    if entry.infinite:
-        # Sky is infinitely far: disparity 0; where the offset is unknown there is no number for it.
-        sky = np.inf if quantity is Quantity.DEPTH else 0.0
-        values[np.isin(stored, entry.infinite)] = np.nan if ambiguity is Ambiguity.SCALE_AND_SHIFT else sky
-    values[np.isin(stored, entry.invalid)] = np.nan
-    if entry.mask is not None:
-        mask = read_png8(entry.mask, "a mask")
-        if mask.shape != stored.shape:
-            raise unreadable(entry.mask, f"a mask of {mask.shape}", f"{stored.shape}, as its depth")
-        values[mask == 0] = np.nan
-    try:
-        return DepthMap(values.astype(np.float32), quantity, ambiguity)
-    except DatoolError as error:
-        hint = 'Say which stored numbers mean unknown or sky: "invalid": 0, "infinite": 65535.'
-        raise DatoolError(f"cannot read depth {path}: {error.problem}", hint) from error
-
-
-def _stored(entry: Entry, path: Path) -> tuple[np.ndarray, Mapping[str, str]]:
-    """Return the numbers of a depth file, and what it says of their meaning."""
-    suffix = path.suffix.lower()
-    if suffix not in READERS:
-        raise unreadable(path, f"'{path.suffix}'", f"one of {', '.join(READERS)}")
-    if suffix == ".png" and entry.divisor is not None:
-        with explained(f"depth {path}"), open(path, "rb") as file:
-            bits = file.read(PNG_BITS + 1)[-1:]
-        return (read_png16 if bits == bytes([16]) else read_png8)(path, f"values x {entry.divisor:g}"), {}
-    with explained(f"depth {path}"):
-        return READERS[suffix](path)
-
-
-def _meaning(entry: Entry, path: Path, meta: Mapping[str, str]) -> tuple[Quantity, Ambiguity, float]:
-    """Return what the values are, and what they are multiplied by, from the row and the file."""
-    for name, own in (("quantity", entry.quantity), ("ambiguity", entry.ambiguity)):
-        if own is not None and meta.get(name, own.value) != own.value:
-            raise DatoolError(f"the row says {name} '{own.value}', {path} says '{meta[name]}'.", "Correct the row.")
-    quantity = entry.quantity or Quantity(meta.get("quantity", Quantity.DEPTH))
-    ambiguity = entry.ambiguity or (Ambiguity(meta["ambiguity"]) if "ambiguity" in meta else None)
-    if entry.unit is None:
-        if ambiguity is None and quantity is Quantity.DISPARITY:
-            raise DatoolError(
-                f"disparity {path} has neither unit nor ambiguity.",
-                'Write "ambiguity": "scale-and-shift" (of a relative model), "scale" (stereo), or "unit": "1/m".',
-            )
-        return quantity, ambiguity or Ambiguity.NONE, 1.0
-    if entry.unit.startswith(PIXELS) and quantity is Quantity.DISPARITY and ambiguity is not Ambiguity.NONE:
-        return quantity, ambiguity or Ambiguity.SCALE, 1.0
-    return quantity, ambiguity or Ambiguity.NONE, lookup(PER_UNIT[quantity], entry.unit, f"unit of {quantity.value}")
+    meaning = MapMeaning(
+        quantity=entry.quantity,
+        ambiguity=entry.ambiguity,
+        unit=entry.unit,
+        divisor=entry.divisor,
+        invalid=entry.invalid,
+        infinite=entry.infinite,
+        said_by="the row",
+    )
+    scale = 1.0
+    if entry.pseudo and entry.divisor is not None and path.name.endswith(HALF):
+        # Pseudo labels are scaled to fit half floats; the files are datool's all the same.
+        meaning, scale = replace(meaning, divisor=None), 1 / entry.divisor
+    mask = None if entry.mask is None else read_png8(entry.mask, "a mask")
+    return read_stored_map(path, meaning, assumed=Quantity.DEPTH, scale=scale, mask=mask)
 
 
 def _numbers(value: Any) -> tuple[float, ...]:

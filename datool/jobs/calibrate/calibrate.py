@@ -30,6 +30,7 @@ from datool.depth import Ambiguity, DepthMap, Quantity, same_aspect
 from datool.errors import DatoolError
 from datool.estimators.saved import SavedMap, SavedMaps
 from datool.files import ImageFile, list_images, read_image
+from datool.files.stored_map import MapMeaning
 from datool.geometry.finder import CameraFinder
 from datool.geometry.intrinsics import read_intrinsics
 from datool.jobs.calibrate.disparity import Found, ModelDisparity, SavedDisparity
@@ -203,17 +204,16 @@ def calibrate(options: CalibrateOptions, progress: Callable[[Progress], None] = 
 def _source(options: CalibrateOptions, progress: Callable[[Progress], None]) -> ModelDisparity | SavedDisparity:
     if options.maps is not None:
         return SavedDisparity(options.maps)
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import choose_auto, load
+    from datool.estimators.load import ModelOptions, open_predictor
 
-    if options.model == "auto":
-        loaded, reason = choose_auto(None, fallback=True, progress=messages(progress))
-        if reason:
-            progress(Progress(0, message=reason))
-    else:
-        loaded = load(options.model, messages(progress))
-    predictor = Predictor(loaded, options.device, options.precision, options.size_px, options.batch_size)
-    return ModelDisparity(loaded, predictor)
+    asked = ModelOptions(
+        model=options.model,
+        device=options.device,
+        precision=options.precision,
+        size_px=options.size_px,
+        batch_size=options.batch_size,
+    )
+    return ModelDisparity(open_predictor(asked, messages(progress)))
 
 
 def _pairs(found: Found, way: _Way) -> _Pairs:
@@ -363,8 +363,6 @@ def _choose_way(options: CalibrateOptions) -> tuple[list[ImageFile], _Way]:
         raise DatoolError(f"got {' and '.join(ways) or 'nothing'} that tells true depth.", WAYS)
     if options.divisor is not None and options.sparse is None:
         raise DatoolError("--divisor is of --sparse, which is not given.", WAYS)
-    if options.divisor is not None and not options.divisor > 0:
-        raise DatoolError(f"--divisor is {options.divisor:g}, expected a number above 0.")
     if options.labelled is not None:
         if options.inputs:
             raise DatoolError("--labelled names its photos itself.", "Leave INPUTS out.")
@@ -376,7 +374,7 @@ def _choose_way(options: CalibrateOptions) -> tuple[list[ImageFile], _Way]:
         raise DatoolError("no photo to calibrate.", "Name photos; or --labelled MANIFEST, which names them.")
     photos = list_images(options.inputs)
     if options.sparse is not None:
-        return photos, _sparse(options.sparse, options.divisor, len(photos))
+        return photos, _sparse(options.sparse, options.divisor, photos)
     if options.ground is not None:
         return photos, _ground(options.ground)
     return photos, _points(options, photos)
@@ -398,29 +396,24 @@ def _points(options: CalibrateOptions, photos: Sequence[ImageFile]) -> _Way:
     return _Way("points", lambda photo, size: point_samples(of[_key(photo)], size))
 
 
-def _sparse(place: str, divisor: float | None, num: int) -> _Way:
+def _sparse(place: str, divisor: float | None, photos: Sequence[ImageFile]) -> _Way:
     """Return the way of depth files; 0 is unknown in all of them, as projected LiDAR has it."""
-    metric = Quantity.DEPTH, Ambiguity.NONE
-    one = None if "{" in place or Path(place).is_dir() else SavedMap(Path(place), *metric)
-    folder = SavedMaps(place, *metric) if one is None else None
-    if one is not None and num > 1:
+    meaning = MapMeaning(quantity=Quantity.DEPTH, ambiguity=Ambiguity.NONE, divisor=divisor, invalid=(0,))
+    one = None if "{" in place or Path(place).is_dir() else SavedMap(Path(place), meaning)
+    folder = None
+    if one is None:
+        folder = SavedMaps(place, meaning).among(photo.relative.as_posix() for photo in photos)
+    elif len(photos) > 1:
         raise DatoolError(
-            f"--sparse is one file, got {num} photos.", "Give a folder, or a pattern such as 'lidar/{stem}.png'."
+            f"--sparse is one file, got {len(photos)} photos.",
+            "Give a folder, or a pattern such as 'lidar/{stem}.png'.",
         )
 
     def known(photo: ImageFile, size: tuple[int, int]) -> DepthSamples:
         found = one if folder is None else folder.find(photo.relative.as_posix(), photo.path)
         if found is None:
             raise DatoolError(f"--sparse {place} has no depth of {photo.path}.", "Leave the photo out, or add it.")
-        datools_png = found.path.suffix.lower() == ".png" and divisor is None
-        try:
-            depth = replace(found, divisor=None if datools_png else divisor or 1.0).read()
-        except DatoolError as error:
-            hint = "Say how its pixels become metres: --divisor 256 (KITTI), 1000 (millimetres)."
-            raise DatoolError(
-                error.problem, hint if "without datool's text" in error.problem else error.hint
-            ) from error
-        return map_samples(depth, size)
+        return map_samples(found.read(), size)
 
     return _Way("sparse depth", known)
 

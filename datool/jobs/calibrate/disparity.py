@@ -16,10 +16,10 @@ from datool.depth import Ambiguity, DepthMap, Quantity
 from datool.errors import DatoolError
 from datool.estimators.saved import SavedMaps
 from datool.files import ImageFile, read_meta
+from datool.files.stored_map import MapMeaning
 
 if TYPE_CHECKING:
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import LoadedModel
+    from datool.estimators.load import OpenedModel
 
 RELATIVE = (Quantity.DISPARITY, Ambiguity.SCALE_AND_SHIFT)
 Read = Callable[[ImageFile], np.ndarray]
@@ -58,16 +58,15 @@ class ModelDisparity:
     """Disparity by a model.
 
     Args:
-        loaded: the model.
-        predictor: with that model.
+        opened: the model, ready.
     Raises:
         DatoolError: it predicts something else.
     """
 
-    def __init__(self, loaded: LoadedModel, predictor: Predictor) -> None:
-        _check(f"model {loaded.name} predicts", loaded.model.spec.quantity, loaded.model.spec.ambiguity)
-        self.predictor = predictor
-        self.origin = Origin(loaded.name, loaded.sha256, predictor.size_px)
+    def __init__(self, opened: OpenedModel) -> None:
+        self.predictor, model = opened.predictor, opened.model
+        _check(f"model {model.name} predicts", self.predictor.card.quantity, self.predictor.card.ambiguity)
+        self.origin = Origin(model.name, model.sha256, self.predictor.size_px)
 
     def predict(self, photos: Sequence[ImageFile], read: Read) -> Iterator[Found]:
         """Yield what becomes of each photo, in the predictor's order.
@@ -92,7 +91,7 @@ class SavedDisparity:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self.maps = SavedMaps(place, *RELATIVE)
+        self.maps = SavedMaps(place, MapMeaning(quantity=RELATIVE[0], ambiguity=RELATIVE[1], said_by="calibrate"))
         self.rows = read_manifest(Path(place)) if (Path(place) / MANIFEST).is_file() else {}
         self._origins: dict[Origin, Path] = {}
 
@@ -114,16 +113,17 @@ class SavedDisparity:
 
     def predict(self, photos: Sequence[ImageFile], read: Read) -> Iterator[Found]:
         """Yield what becomes of each photo, in order; arguments as for `ModelDisparity.predict`."""
+        maps = self.maps.among(photo.relative.as_posix() for photo in photos)
         for photo in photos:
             try:
-                image, map = read(photo), self._map(photo)
+                image, map = read(photo), self._map(photo, maps)
             except DatoolError as error:
                 yield Found(photo, error)
             else:
                 yield Found(photo, map, (image.shape[0], image.shape[1]))
 
-    def _map(self, photo: ImageFile) -> DepthMap:
-        found = self.maps.find(photo.relative.as_posix(), photo.path)
+    def _map(self, photo: ImageFile, maps: SavedMaps) -> DepthMap:
+        found = maps.find(photo.relative.as_posix(), photo.path)
         if found is None:
             raise DatoolError(f"{self.place} has no map of {photo.path}.", "Predict it too.")
         map = found.read()

@@ -20,7 +20,7 @@ from datool.data.sources.table import SOURCES, find_source
 from datool.depth import same_aspect
 from datool.errors import DatoolError, MissingLibraryError
 from datool.files import read_image, write_bytes
-from datool.files.maps import READERS
+from datool.files.stored_map import one_channel, read_stored
 from datool.jobs.data.checkup import BINS, BROKEN, COUNTS, FACTS, FAULTS, LABELLED, examine, guess_unit, judge
 from datool.parallel import batches, map_processes
 from datool.progress import Progress
@@ -263,13 +263,13 @@ def _diagnose(row: Row) -> str:
         return "unreadable"
     try:
         size = read_image(row.image).shape[:2]
-        stored = _stored(row.depth)
-    except (DatoolError, OSError, ValueError):
+        stored, _ = read_stored(row.depth, pictures=True)
+    except DatoolError:
         return "unreadable"
-    if stored is None or stored.ndim not in (2, 3):
+    if stored.ndim not in (2, 3):
         return "unreadable"
     for kind, found in (
-        ("colour-map", stored.ndim == 3 and stored.shape[2] > 1),
+        ("colour-map", one_channel(stored).ndim == 3),
         ("8-bit", stored.dtype == np.uint8),
         ("size", not same_aspect(stored.shape[:2], size)),
         ("negative", bool((stored < 0).any())),
@@ -278,13 +278,6 @@ def _diagnose(row: Row) -> str:
         if found:
             return kind
     return "unreadable"
-
-
-def _stored(path: Path) -> np.ndarray | None:
-    if path.suffix.lower() == ".png":
-        return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    reader = READERS.get(path.suffix.lower())
-    return None if reader is None else reader(path)[0]
 
 
 def _write_sheet(

@@ -16,7 +16,7 @@ from datool.data.sample import Sample
 from datool.data.sources.base import Row
 from datool.data.sources.da2k import read_pairs
 from datool.data.sources.table import FETCHED, SOURCES, find_root
-from datool.depth import Ambiguity, DepthMap, Quantity
+from datool.depth import DepthMap
 from datool.errors import DatoolError, lookup
 from datool.evaluation.benchmarks import BENCHMARKS, Benchmark, protocol_for
 from datool.evaluation.compare import Comparison
@@ -36,6 +36,7 @@ from datool.evaluation.results import (
     to_csv,
 )
 from datool.files import write_bytes
+from datool.files.stored_map import UNSAID, MapMeaning
 from datool.jobs.evaluate import scoring
 from datool.jobs.evaluate.predictors import AUTO, NamedPredictor, Settings, named_predictor, saved
 from datool.jobs.evaluate.scoring import Task
@@ -64,7 +65,7 @@ class EvalOptions:
         model: as of `datool.jobs.evaluate.predictors.named_predictor`; empty = ``auto``, if there are no predictions.
         predictions: in place of ``model``: a folder of saved maps, or a pattern, as of `SavedMaps`.
         compare: in place of both, for `compare`: several models or folders of maps.
-        quantity, ambiguity, divisor: of maps and rivals that do not say; None = they must.
+        meaning: of maps and rivals that do not say it themselves.
         roots: folder of a data set by its name.
         protocol: a name of `PROTOCOLS`; empty = the benchmark's own.
         overrides: fields of the protocol as texts.
@@ -83,9 +84,7 @@ class EvalOptions:
     model: str = ""
     predictions: str | Path | None = None
     compare: Sequence[str] = ()
-    quantity: Quantity | None = None
-    ambiguity: Ambiguity | None = None
-    divisor: float | None = None
+    meaning: MapMeaning = UNSAID
     roots: Mapping[str, Path] = field(default_factory=dict)
     protocol: str = ""
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -104,9 +103,7 @@ class EvalOptions:
     def settings(self) -> Settings:
         """Return how models and maps are had."""
         return Settings(
-            self.quantity,
-            self.ambiguity,
-            self.divisor,
+            self.meaning,
             self.size_px,
             self.precision,
             self.device,
@@ -340,6 +337,7 @@ class _Run:
         twice = [id for id, count in counts.items() if count > 1]
         if twice:
             raise DatoolError(f"{root} names {len(twice)} samples twice, such as '{twice[0]}'.", "Make ids unique.")
+        self.maps = None if one.maps is None else one.maps.among(counts)
         part, of = options.shard
         self.samples = samples[part::of]
         if not self.samples:
@@ -358,7 +356,7 @@ class _Run:
         self.progress(self.counts)
         if self.options.csv is not None and todo and not self.options.csv.exists():
             write_bytes(self.options.csv, to_csv([], header=True).encode())
-        found = self._saved(todo) if self.one.maps is not None else self._predicted(todo)
+        found = self._saved(todo) if self.maps is not None else self._predicted(todo)
         for row in found:
             self.rows[row.id] = row
             if self.options.csv is not None:
@@ -372,7 +370,7 @@ class _Run:
         place = self.row.group
         group = parts[place] if place is not None and -len(parts) <= place < len(parts) else ""
         blank = ImageRow(self.bench, sample.id, group=group, protocol=self.protocol.sha256, predictor=self.one.identity)
-        found = self.one.maps.find(sample.id, sample.image) if self.one.maps is not None else None
+        found = self.maps.find(sample.id, sample.image) if self.maps is not None else None
         by_depth = self.options.html is not None
         return Task(blank, self.row.source, sample, self.protocol, found, self.pairs.get(sample.id, ()), by_depth)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from datool.depth import Ambiguity, Quantity
 from datool.estimators.saved import SavedMaps
-from datool.models.specs import RUN_FILES, WEIGHT_FILES
+from datool.files.stored_map import UNSAID, MapMeaning
+from datool.models.specs import RUN_FILES, WEIGHT_FILES, find_exported
 
 if TYPE_CHECKING:
     from datool.jobs.evaluate.speed import Streams
@@ -41,13 +41,11 @@ class Settings:
     """How predictors are had.
 
     Args:
-        quantity, ambiguity, divisor: of maps and rivals that do not say.
+        meaning: of maps and rivals that do not say it themselves.
         size_px, precision, device, batch_size: of models, as of `Predictor`; rivals take device and precision alone.
     """
 
-    quantity: Quantity | None = None
-    ambiguity: Ambiguity | None = None
-    divisor: float | None = None
+    meaning: MapMeaning = UNSAID
     size_px: int | None = None
     precision: str = "auto"
     device: str = "auto"
@@ -55,9 +53,11 @@ class Settings:
 
 
 def are_maps(spec: str) -> bool:
-    """Tell whether a text names saved maps: a pattern with ``{id}`` or ``{stem}``, or a folder without weights."""
+    """Tell whether a text names saved maps: a pattern with ``{id}`` or ``{stem}``, or a folder without a model."""
     if "{id}" in spec or "{stem}" in spec:
         return True
+    if find_exported(spec) is not None:
+        return False
     return Path(spec).is_dir() and not any((Path(spec) / name).is_file() for name in MODEL_FILES)
 
 
@@ -67,7 +67,7 @@ def saved(place: str | Path, settings: Settings) -> NamedPredictor:
     Raises:
         DatoolError: no such folder, or its manifest is broken.
     """
-    maps = SavedMaps(place, settings.quantity, settings.ambiguity, settings.divisor)
+    maps = SavedMaps(place, settings.meaning)
     return NamedPredictor(str(place), str(place), maps=maps)
 
 
@@ -92,21 +92,20 @@ def named_predictor(spec: str, settings: Settings, progress: Callable[[str], Non
     if spec.startswith(PREFIX):
         return NamedPredictor(spec, spec, estimator=Prior(spec.removeprefix(PREFIX)))
     if is_rival(spec):
-        asked = Asked(settings.device, settings.precision, settings.quantity, settings.ambiguity)
+        meaning = settings.meaning
+        asked = Asked(settings.device, settings.precision, meaning.quantity, meaning.ambiguity)
         rival = load_rival(spec, asked)
         return NamedPredictor(spec, rival.identity, estimator=rival)
-    from datool.estimators.load import choose, open_model
-    from datool.estimators.predictor import Predictor
-    from datool.models.weights import choose_auto
+    from datool.estimators.load import ModelOptions, open_predictor
 
-    loaded: Any
-    if spec == AUTO:
-        loaded, fallback = choose_auto(None, True, progress=progress)
-        if fallback:
-            progress(fallback)
-    else:
-        loaded = open_model(spec, progress)
-    engine, _ = choose(loaded, None, settings.device, settings.precision)
-    predictor = Predictor(engine, size_px=settings.size_px, batch_size=settings.batch_size)
+    options = ModelOptions(
+        model=spec,
+        device=settings.device,
+        precision=settings.precision,
+        size_px=settings.size_px,
+        batch_size=settings.batch_size,
+    )
+    opened = open_predictor(options, progress)
+    loaded, predictor = opened.model, opened.predictor
     identity = f"{loaded.name} {loaded.sha256[:12]} {predictor.size_px}px {predictor.precision}"
     return NamedPredictor(loaded.name if spec == AUTO else spec, identity, estimator=predictor)

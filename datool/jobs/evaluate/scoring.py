@@ -13,9 +13,10 @@ from datool.data.sources.da2k import Pair
 from datool.data.sources.table import SOURCES
 from datool.depth import DepthMap
 from datool.errors import DatoolError, MissingLibraryError
-from datool.estimators.saved import SavedMap, WrongValuesError
+from datool.estimators.saved import SavedMap
 from datool.evaluation.protocols import CROPS, Protocol, UnscoredError, fit, score, score_pairs
 from datool.evaluation.results import ImageRow, half_octaves
+from datool.files.stored_map import WrongValuesError
 
 
 @dataclass(frozen=True)

@@ -14,85 +14,17 @@ import cv2
 import numpy as np
 
 from datool.data.manifest import MANIFEST
-from datool.data.sources.decode import read_png8, read_png16
+from datool.data.sources.decode import read_png8
 from datool.data.sources.manifest import Entry, entries, read_entry
-from datool.depth import Ambiguity, Camera, DepthMap, Quantity, same_aspect
+from datool.depth import Camera, DepthMap, same_aspect
 from datool.errors import DatoolError
-from datool.files import IMAGE_SUFFIXES, ImageFile, list_images, read_image, read_map, read_meta
-from datool.files.images import explained
+from datool.files import IMAGE_SUFFIXES, ImageFile, list_images, read_image, read_meta
 from datool.files.maps import READERS
+from datool.files.stored_map import UNSAID, MapMeaning, one_channel, read_stored, read_stored_map
 from datool.geometry.poses import to_pose
 
 # What is never a photo; a PNG, TIFF or EXR is a map if it says so itself.
 MAP_SUFFIXES = frozenset({".npy", ".npz", ".pfm"})
-# What a reader's words ask the user for.
-HINTS = {
-    "does not say": "Say what the numbers are: --quantity depth for metres; --quantity disparity --ambiguity "
-    "scale-and-shift.",
-    "above 0, got 0.": "If 0 means unknown, give --divisor 1.",
-    "expected (H, W) floats": "Whole numbers, and (H, W, 1), need --divisor: 1 for metres, 1000 for millimetres.",
-}
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What maps hold that do not say it themselves.
-
-    Args:
-        quantity, ambiguity: of the values; None = the files say. Depth without ambiguity is in metres.
-        divisor: value = stored / divisor, above 0, for files of other programs, in which 0 is unknown.
-        photos: folder with the maps' photos, of the same relative names; None = beside them, if there are any.
-    Raises:
-        DatoolError: a divisor that is none.
-    """
-
-    quantity: Quantity | None = None
-    ambiguity: Ambiguity | None = None
-    divisor: float | None = None
-    photos: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.divisor is not None and not self.divisor > 0:
-            raise DatoolError(f"--divisor is {self.divisor:g}, expected a number above 0.")
-
-    def __bool__(self) -> bool:
-        return any(value is not None for value in (self.quantity, self.divisor, self.photos))
-
-    def read(self, path: Path) -> DepthMap:
-        """Return the map in a file.
-
-        Raises:
-            DatoolError: unreadable, or nothing says what it holds.
-        """
-        ambiguity = self.ambiguity or (Ambiguity.NONE if self.quantity is Quantity.DEPTH else None)
-        try:
-            stored = None if self.divisor is None else self._stored(path)
-            if stored is None:
-                return read_map(path, self.quantity, ambiguity)
-            if self.quantity is Quantity.DISPARITY and ambiguity is None:
-                raise DatoolError(f"cannot read map {path}: the file does not say its ambiguity.")
-            values = np.where(stored != 0, stored / np.float32(self.divisor or 1), np.nan).astype(np.float32)
-            return DepthMap(values, self.quantity or Quantity.DEPTH, ambiguity or Ambiguity.NONE)
-        except DatoolError as error:
-            hint = next((hint for words, hint in HINTS.items() if words in error.problem), error.hint)
-            raise DatoolError(error.problem, hint) from error
-
-    def _stored(self, path: Path) -> np.ndarray | None:
-        """Return the (H, W) numbers of another program's file; None if it is datool's, which needs no divisor."""
-        if path.suffix.lower() == ".png":
-            return read_png16(path, f"values x {self.divisor:g}")
-        with explained(f"map {path}"):
-            stored, meta = READERS[path.suffix.lower()](path)
-        if "quantity" in meta:
-            return None
-        if stored.ndim == 3 and 1 in (stored.shape[0], stored.shape[2]):
-            stored = stored[0] if stored.shape[0] == 1 else stored[:, :, 0]
-        if stored.ndim != 2 or stored.dtype.kind not in "fiu":
-            raise DatoolError(f"cannot read map {path}: got {stored.dtype} {stored.shape}, expected (H, W) numbers.")
-        return stored
-
-
-UNSAID = Meaning()
 
 
 @dataclass(frozen=True)
@@ -102,15 +34,16 @@ class View:
     Args:
         file: what it is named by, and where its outputs go.
         photo: None = there is none.
-        map: a file that is a map, read as ``meaning`` says.
+        map: a file that is a map.
         entry: a manifest's row.
+        meaning: of the map.
     """
 
     file: ImageFile
     photo: Path | None
     map: Path | None = None
     entry: Entry | None = None
-    meaning: Meaning = UNSAID
+    meaning: MapMeaning = UNSAID
 
     @property
     def key(self) -> str:
@@ -141,7 +74,7 @@ class View:
         if self.entry is not None:
             sample = read_entry(self.entry)
             return sample.image, sample.depth
-        depth = None if self.map is None else self.meaning.read(self.map)
+        depth = None if self.map is None else read_stored_map(self.map, self.meaning)
         return None if self.photo is None else read_image(self.photo), depth
 
     def predicted_by(self) -> tuple[str, str, int | None] | None:
@@ -193,58 +126,70 @@ class View:
         if self.entry is None or not self.has_confidence:
             return None
         path = _folder(self.entry) / self.entry.fields["confidence"]
-        if path.suffix.lower() not in READERS:
-            raise DatoolError(f"confidence {path} is '{path.suffix}', expected {', '.join(READERS)}.")
-        with explained(f"confidence {path}"):
-            if path.suffix.lower() == ".png":
-                values = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
-                if values is None or values.ndim != 2:
-                    raise ValueError("no grey PNG")
-                values = values / np.float32(255 if values.dtype == np.uint8 else 65535)
-            else:
-                values = READERS[path.suffix.lower()](path)[0].astype(np.float32)
+        stored, _ = read_stored(path)
+        values = one_channel(stored)
         if values.ndim != 2:
-            raise DatoolError(f"confidence {path} is {values.shape}, expected (H, W).")
+            raise DatoolError(f"confidence {path} is {stored.shape}, expected (H, W).")
+        if path.suffix.lower() == ".png" and values.dtype.kind == "u":
+            values = values / np.float32(np.iinfo(values.dtype).max)
+        values = values.astype(np.float32)
         return cv2.resize(values, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
-def list_views(inputs: Sequence[str], meaning: Meaning = UNSAID, exclude: Path | None = None) -> list[View]:
+def list_views(
+    inputs: Sequence[str], meaning: MapMeaning = UNSAID, photos: Path | None = None, exclude: Path | None = None
+) -> list[View]:
     """Return what ``inputs`` name, in their order and sorted inside each folder.
 
     A ``.jsonl``, or a folder with ``manifest.jsonl``, is a manifest: its rows have a depth, or wait for one. With a
-    ``meaning`` all else is maps. Without one, .npy, .npz and .pfm are maps, and so are a PNG, TIFF and EXR of datool's;
-    a folder that holds any such is a folder of maps, and its photos are theirs; all else are photos, as
-    `datool.files.list_images` lists them. A picture of a map that is named itself fails as one.
+    ``meaning``, or ``photos``, all else is maps. Without, .npy, .npz and .pfm are maps, and so are a PNG, TIFF and EXR
+    of datool's; a folder that holds any such is a folder of maps, and its photos are theirs; all else are photos.
+    Globs, ``.txt`` lists and ``-`` are taken as by `datool.files.list_images`. A picture of a map that is named itself
+    fails as one.
 
     Args:
         inputs: what the user named.
         meaning: of maps that do not say what they are.
+        photos: folder with the maps' photos, of the same relative names; None = beside them, if there are any.
         exclude: a folder to leave out: the output folder, when it lies inside an input.
     Raises:
         DatoolError: an input names nothing, or is unreadable.
     """
+    maps_only = meaning.is_said or photos is not None
     groups: list[tuple[str, list[View]]] = []
-    photos: list[str] = []
+    rest: list[str] = []
     for given in inputs:
         path = Path(given)
         if path.suffix.lower() == ".jsonl" or (path.is_dir() and (path / MANIFEST).is_file()):
             manifest = path / MANIFEST if path.is_dir() else path
             groups.append((manifest.parent.name or "manifest", [_of_entry(entry) for _, entry in entries(manifest)]))
             continue
-        maps = _maps(path, meaning, exclude)
+        maps = [_of_map(*found, meaning, photos) for found in _maps(path, maps_only, exclude)]
         if maps:
             groups.append((path.stem, maps))
-        elif meaning:
+        elif maps_only and (path.is_dir() or (path.is_file() and path.suffix.lower() != ".txt")):
             raise DatoolError(f"no map in {given}.", f"Looked for {', '.join(READERS)}.")
         else:
-            photos.append(given)
-    if photos:
-        files = list_images(photos, exclude=exclude)
-        groups.append(("photos", [_of_file(file, meaning) for file in files]))
+            rest.append(given)
+    if rest:
+        suffixes = frozenset(READERS) if maps_only else IMAGE_SUFFIXES | MAP_SUFFIXES
+        files = list_images(rest, exclude=exclude, suffixes=suffixes)
+        are_maps = [maps_only or _is_map(file.path, False, named=True) for file in files]
+        listed = [
+            _of_map(file.path, file.relative, meaning, photos) if is_map else View(file, file.path)
+            for file, is_map in zip(files, are_maps, strict=True)
+        ]
+        groups.append(("photos", _without_photos_of_maps(listed)))
     views = _apart(groups)
     if not views:
         raise DatoolError(f"{', '.join(inputs[:3])}: no row with an image.", "Check the manifest.")
     return views
+
+
+def _without_photos_of_maps(views: Sequence[View]) -> list[View]:
+    """Return the views but for photos whose map was listed with them: a glob meets both."""
+    taken = {os.path.abspath(view.photo) for view in views if view.map is not None and view.photo is not None}
+    return [view for view in views if view.map is not None or view.key not in taken]
 
 
 def _of_entry(entry: Entry) -> View:
@@ -264,20 +209,20 @@ def _folder(entry: Entry) -> Path:
     return Path(entry.where.rpartition(":")[0]).parent
 
 
-def _maps(given: Path, meaning: Meaning, exclude: Path | None) -> list[View]:
-    """Return the maps that a file or a folder is or holds; none if it is, or holds, photos alone."""
+def _maps(given: Path, maps_only: bool, exclude: Path | None) -> list[tuple[Path, Path]]:
+    """Return the maps that a file or folder is or holds, and where each goes; none if it is, or holds, photos alone."""
     if given.is_file():
-        return [_of_map(given, Path(given.name), meaning)] if _is_map(given, meaning, named=True) else []
+        return [(given, Path(given.name))] if _is_map(given, maps_only, named=True) else []
     if not given.is_dir():
         return []
     found = sorted(path for path in given.rglob("*") if path.suffix.lower() in READERS and path.is_file())
     if exclude is not None:
         found = [path for path in found if exclude.resolve() not in path.resolve().parents]
     found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(given).parts)]
-    return [_of_map(path, path.relative_to(given), meaning) for path in found if _is_map(path, meaning)]
+    return [(path, path.relative_to(given)) for path in found if _is_map(path, maps_only)]
 
 
-def _is_map(path: Path, meaning: Meaning, named: bool = False) -> bool:
+def _is_map(path: Path, maps_only: bool, named: bool = False) -> bool:
     """Tell a map from a photo, by its suffix or by what it says of itself.
 
     A picture of a map is none; but one that is named counts, so that it is refused and not taken for a photo.
@@ -288,26 +233,20 @@ def _is_map(path: Path, meaning: Meaning, named: bool = False) -> bool:
     try:
         meta = read_meta(path)
     except DatoolError:
-        return bool(meaning)
-    return named if "picture" in meta else "quantity" in meta or bool(meaning)
+        return maps_only
+    return named if "picture" in meta else "quantity" in meta or maps_only
 
 
-def _of_file(file: ImageFile, meaning: Meaning) -> View:
-    """Return a file that a list or a glob named: a map if it says so, else a photo."""
-    is_map = _is_map(file.path, meaning, named=True)
-    return _of_map(file.path, file.relative, meaning) if is_map else View(file, file.path)
-
-
-def _of_map(path: Path, relative: Path, meaning: Meaning) -> View:
+def _of_map(path: Path, relative: Path, meaning: MapMeaning, photos: Path | None) -> View:
     bare = relative.with_name(relative.stem.removesuffix(".half"))
     folder, suffixes = (path.parent, IMAGE_SUFFIXES - READERS.keys())
     places = [folder / bare.name]
-    if meaning.photos is not None:
-        places, suffixes = [meaning.photos / bare, meaning.photos / bare.name], IMAGE_SUFFIXES
+    if photos is not None:
+        places, suffixes = [photos / bare, photos / bare.name], IMAGE_SUFFIXES
     endings = [end for suffix in sorted(suffixes) for end in (suffix, suffix.upper())]
     names = (Path(f"{place}{end}") for place in places for end in endings)
     photo = next((name for name in names if name.is_file() and not name.samefile(path)), None)
-    if photo is None and meaning.photos is not None:
+    if photo is None and photos is not None:
         photo = Path(f"{places[0]}.jpg")  # reading it fails and says that it is not there
     return View(ImageFile(path, relative), photo, map=path, meaning=meaning)
 

@@ -25,6 +25,7 @@ from datool.errors import DatoolError, lookup
 from datool.files import held, plan_outputs, read_image, write_bytes
 from datool.files.atomic import disk_is_full
 from datool.files.images import explained
+from datool.files.stored_map import UNSAID, MapMeaning, refuse_depth
 from datool.geometry import (
     AXES,
     CLOUD_FORMATS,
@@ -41,18 +42,18 @@ from datool.geometry import (
 from datool.geometry.poses import turned_down
 from datool.geometry.scale import WAYS
 from datool.jobs.pointcloud.cloud_manifest import CloudRow, read_clouds
-from datool.jobs.pointcloud.inputs import UNSAID, Meaning, View, list_views
+from datool.jobs.pointcloud.inputs import View, list_views
 from datool.progress import Progress, messages
 
 # What needs torch (seconds to import) is imported where it is used.
 if TYPE_CHECKING:
-    from datool.models.weights import LoadedModel
+    from datool.estimators.load import OpenedModel
 
 FUSED = "fused"
 # A voxel of fused frames where none is given: this share of the first frame's median depth.
 FUSED_VOXEL = 0.005
 # Options that do not decide what is in the files.
-UNSETTLED = ("inputs", "out", "model", "device", "overwrite")
+UNSETTLED = ("inputs", "out", "model", "device", "overwrite", "as_photo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,9 @@ class CloudOptions:
         out: output folder; sub-folders of the inputs are mirrored in it.
         formats: names of `datool.geometry.CLOUD_FORMATS`.
         model, size_px, device: what predicts photos without depth; as for `datool predict`.
-        meaning: of maps that do not say what they hold, and where their photos are.
+        meaning: of maps that do not say what they hold.
+        photos: folder with the maps' photos, of the same relative names; None = beside them, if there are any.
+        as_photo: whether 16-bit grey pictures, which are depth maps mostly, are photos.
         focal_px, fov_deg, intrinsics, assume_fov: as for `datool.geometry.CameraFinder`.
         calibration: file of `datool calibrate`, which makes relative disparity metric.
         relative: whether a map without scale may become a cloud without a unit.
@@ -85,7 +88,9 @@ class CloudOptions:
     model: str = "auto"
     size_px: int | None = None
     device: str = "auto"
-    meaning: Meaning = UNSAID
+    meaning: MapMeaning = UNSAID
+    photos: Path | None = None
+    as_photo: bool = False
     focal_px: float | None = None
     fov_deg: float | None = None
     intrinsics: Path | None = None
@@ -147,7 +152,7 @@ def pointcloud(options: CloudOptions, progress: Callable[[Progress], None] = lam
     started = time.monotonic()
     _check(options)
     out = options.out
-    views = list_views(options.inputs, options.meaning, exclude=out)
+    views = list_views(options.inputs, options.meaning, options.photos, exclude=out)
     if options.min_confidence is not None and not any(view.has_confidence for view in views):
         raise DatoolError("--min-confidence is given, but no row has a confidence map.", 'Name it in "confidence".')
     plan = {view.key: out / stem for view, stem in zip(views, plan_outputs([v.file for v in views]), strict=True)}
@@ -264,23 +269,18 @@ class _Run:
             yield from self._predicted(photos)
 
     def _predicted(self, photos: Sequence[View]) -> Iterator[tuple[CloudRow, Shot | None]]:
-        from datool.estimators.predictor import Predictor
-
-        loaded = self._load_model()
-        predictor = Predictor(loaded, self.options.device, size_px=self.options.size_px)
+        opened = self._open_model()
+        loaded, predictor = opened.model, opened.predictor
         if self.scale.calibrations is not None:
             self.scale.calibrations.check_model(loaded.name, loaded.sha256, predictor.size_px)
         told = f"{loaded.name}, short side {predictor.size_px}"
-        spec = loaded.name if self.options.model == "auto" else self.options.model
-        if os.path.exists(loaded.source):  # so that it is found from any working folder
-            spec = f"{loaded.name}={os.path.abspath(loaded.source)}"
         done = CloudRow(
             input="",
             status="done",
             settings=self.settings,
             depth_from=told,
             model=loaded.name,
-            model_spec=spec,
+            model_spec=opened.spec(self.options.model),
             model_sha256=loaded.sha256,
         )
 
@@ -288,6 +288,8 @@ class _Run:
             # What has no calibration, or a camera that nobody knows, is not worth predicting.
             if self.scale.calibrations is not None:
                 self.scale.calibrations.of(str(view.file.path))
+            if not self.options.as_photo:
+                refuse_depth(view.file.path)
             image = read_image(view.file.path)
             self._camera(view, image)
             return image
@@ -304,24 +306,21 @@ class _Run:
                 except DatoolError as error:
                     yield _failed(row, error), None
 
-    def _load_model(self) -> LoadedModel:
+    def _open_model(self) -> OpenedModel:
         """Return the model, before anything is predicted that could not be used."""
-        from datool.models.weights import choose_auto, load
+        from datool.estimators.load import ModelOptions, open_predictor
 
         options = self.options
-        if options.model == "auto":
-            recorded = next((row.model_spec for row in self.rows.values() if row.model_spec), None)
-            loaded, reason = choose_auto(recorded, fallback=True, progress=messages(self.progress))
-            if reason:
-                self.progress(Progress(0, message=reason))
-        else:
-            loaded = load(options.model, messages(self.progress))
-        if loaded.model.spec.ambiguity is not Ambiguity.NONE and not self.scale.takes_all:
-            raise DatoolError(f"{loaded.name} predicts disparity without scale and zero: no shape.", WAYS)
+        recorded = next((row.model_spec for row in self.rows.values() if row.model_spec), None)
+        asked = ModelOptions(model=options.model, device=options.device, size_px=options.size_px)
+        opened = open_predictor(asked, messages(self.progress), recorded)
+        name, sha256 = opened.model.name, opened.model.sha256
+        if opened.predictor.card.ambiguity is not Ambiguity.NONE and not self.scale.takes_all:
+            raise DatoolError(f"{name} predicts disparity without scale and zero: no shape.", WAYS)
         for row in self.rows.values():
-            if row.model_sha256 not in ("", loaded.sha256) and not options.overwrite:
+            if row.model_sha256 not in ("", sha256) and not options.overwrite:
                 raise DatoolError(f"{options.out} holds clouds of another model, {row.model}.", MIXING)
-        return loaded
+        return opened
 
     def _shot(
         self, view: View, row: CloudRow, image: np.ndarray | None, depth: DepthMap, found: tuple[Camera, str]
@@ -447,11 +446,13 @@ def _settings(options: CloudOptions) -> dict[str, Any]:
     for name, value in vars(options).items():
         if name in UNSETTLED:
             continue
-        if isinstance(value, Path):
+        if name == "photos":
+            value = None if value is None else str(value)
+        elif isinstance(value, Path):
             with explained(str(value)):
                 value = sha256(value.read_bytes()).hexdigest()[:16]
-        elif isinstance(value, Meaning):
-            value = {key: str(item) for key, item in asdict(value).items() if item is not None}
+        elif isinstance(value, MapMeaning):
+            value = {key: str(item) for key, item in vars(value).items() if item != getattr(UNSAID, key)}
         settings[name] = sorted(value) if name == "formats" else value
     return settings
 

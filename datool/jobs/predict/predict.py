@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -22,17 +21,16 @@ from datool.errors import DatoolError
 from datool.estimators.preprocess import MAX_ASPECT
 from datool.files import MAX_PIXELS, ImageFile, held, read_image, write_map
 from datool.files.atomic import disk_is_full
+from datool.files.stored_map import refuse_depth
 from datool.files.video import Clip, Film, FrameFolder
 from datool.parallel import map_threads, num_io_threads
 from datool.progress import Progress, messages
 
 # What needs torch (seconds to import) is imported where it is used, so that a misspelt input fails at once.
 if TYPE_CHECKING:
-    from datool.engines.base import Engine
-    from datool.engines.exported import Exported
+    from datool.estimators.load import OpenedModel
     from datool.estimators.predictor import Prediction, Predictor
     from datool.estimators.tiling import Tiled
-    from datool.models.weights import LoadedModel
 
 FORMATS = ("png16", "color")
 RANGE = "clip"
@@ -54,6 +52,7 @@ class PredictOptions:
         runtime, tolerance: as for `datool.estimators.load.choose`; ``auto`` takes what ``out`` was begun with.
         overwrite: do all images again, and replace files that stand in the way.
         max_pixels, max_aspect: larger and more elongated photos fail.
+        as_photo: whether 16-bit grey pictures, which are depth maps mostly, are photos.
         fallback: whether ``auto`` may take the bundled model.
         calibration: file of `datool calibrate`; maps are then depth in metres.
         tile_px, overlap_px: cut larger pictures into tiles, as `datool.estimators.tiling.Tiled`; None = do not.
@@ -73,6 +72,7 @@ class PredictOptions:
     overwrite: bool = False
     max_pixels: int = MAX_PIXELS
     max_aspect: float = MAX_ASPECT
+    as_photo: bool = False
     fallback: bool = True
     calibration: Path | None = None
     tile_px: int | None = None
@@ -143,17 +143,13 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
     plan = plan_outputs(photos, films, out, formats)
     calibrations = None if options.calibration is None else read_calibration(options.calibration)
 
-    from datool.estimators.predictor import Predictor
     from datool.estimators.tiling import Tiled
     from datool.estimators.video import Video
 
     with held(out):
         rows, film_rows = read_manifest(out), read_manifest(out, CLIPS)
-        loaded = _choose_model(options, rows | film_rows, progress)
-        engine = _choose_engine(options, loaded, rows | film_rows, photos, films, progress)
-        predictor = Predictor(
-            engine, size_px=options.size_px, batch_size=options.batch_size, max_aspect=options.max_aspect
-        )
+        opened = _open_model(options, rows | film_rows, photos, films, progress)
+        loaded, predictor = opened.model, opened.predictor
         estimator: Predictor | Tiled = predictor
         if options.tile_px is not None:
             estimator = Tiled(predictor, options.tile_px, options.overlap_px)
@@ -166,12 +162,12 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
             input="",
             status="pending",
             model=loaded.name,
-            model_spec=_spec(loaded, options.model),
+            model_spec=opened.spec(options.model),
             model_sha256=loaded.sha256,
             size_px=predictor.size_px,
             formats=formats,
             precision=predictor.precision,
-            runtime=engine.runtime,
+            runtime=predictor.engine.runtime,
             calibration=None if calibrations is None else calibrations.sha256,
             tiling=f"{estimator.tile_px}+{estimator.overlap_px}" if isinstance(estimator, Tiled) else None,
         )
@@ -208,7 +204,7 @@ def predict(options: PredictOptions, progress: Callable[[Progress], None] = lamb
         licence=loaded.licence,
         device=str(predictor.device),
         precision=predictor.precision,
-        runtime=engine.runtime,
+        runtime=predictor.engine.runtime,
         size_px=predictor.size_px,
         formats=formats,
         seconds=ended - started,
@@ -266,6 +262,8 @@ class _Run:
     def _read(self, file: ImageFile) -> np.ndarray:
         if self.calibrations is not None:
             self.calibrations.of(key_of(file))  # what has none is not worth predicting
+        if not self.options.as_photo:
+            refuse_depth(file.path)
         return read_image(file.path, self.options.max_pixels)
 
     def _finish(self, prediction: Prediction[ImageFile]) -> ManifestRow:
@@ -346,42 +344,27 @@ def _is_finished(out: Path, row: ManifestRow | None, file: ImageFile) -> bool:
     return is_finished(out, row) and not changed
 
 
-def _choose_model(
-    options: PredictOptions, rows: Mapping[str, ManifestRow], progress: Callable[[Progress], None]
-) -> LoadedModel | Exported:
-    from datool.estimators.load import open_model
-    from datool.models.weights import choose_auto
-
-    recorded = list(rows.values())[-1].model_spec if rows else None
-    given = recorded if options.model == "auto" else options.model
-    if given is not None:
-        return open_model(given, messages(progress))
-    loaded, reason = choose_auto(None, options.fallback, progress=messages(progress))
-    if reason:
-        progress(Progress(0, message=reason))
-    return loaded
-
-
-def _choose_engine(
+def _open_model(
     options: PredictOptions,
-    loaded: LoadedModel | Exported,
     rows: Mapping[str, ManifestRow],
     photos: Sequence[ImageFile],
     films: Sequence[ImageFile],
     progress: Callable[[Progress], None],
-) -> Engine:
-    from datool.engines.base import TorchEngine
-    from datool.estimators.load import PHOTOS, choose
+) -> OpenedModel:
+    """Return the model, ready; ``auto`` takes what the folder was begun with."""
+    from datool.estimators.load import PHOTOS, ModelOptions, open_predictor
 
+    begun = list(rows.values())[-1] if rows else None
     runtime, precision = options.runtime, options.precision
-    if runtime == "auto" and rows and not options.overwrite:
-        begun = list(rows.values())[-1]
+    if runtime == "auto" and begun and not options.overwrite:
         runtime, precision = begun.runtime, begun.precision
 
     def first() -> list[np.ndarray]:
         images = []
         for file in photos[:PHOTOS]:
             with suppress(DatoolError):  # its row will tell
+                if not options.as_photo:
+                    refuse_depth(file.path)
                 image = read_image(file.path, options.max_pixels)
                 if max(image.shape[:2]) <= options.max_aspect * min(image.shape[:2]):
                     images.append(image)
@@ -390,22 +373,16 @@ def _choose_engine(
                 images.append(next(frames).image)
         return images
 
-    engine, reason = choose(loaded, runtime, options.device, precision, options.tolerance, first, options.size_px)
-    if reason:
-        progress(Progress(0, message=reason))
-    if options.compile:
-        if not isinstance(engine, TorchEngine):
-            raise DatoolError(f"--compile is for PyTorch, not for {engine.runtime}.", "Drop it, or --runtime.")
-        engine.compile(replay=True)
-    return engine
-
-
-def _spec(loaded: LoadedModel | Exported, given: str) -> str:
-    """Return what finds the same model again from any working folder."""
-    from datool.engines.exported import find
-
-    if find(loaded.source) is not None:
-        return os.path.abspath(loaded.source)
-    if os.path.exists(loaded.source):
-        return f"{loaded.name}={os.path.abspath(loaded.source)}"
-    return loaded.name if given == "auto" else given
+    asked = ModelOptions(
+        model=options.model,
+        device=options.device,
+        precision=precision,
+        size_px=options.size_px,
+        batch_size=options.batch_size,
+        max_aspect=options.max_aspect,
+        runtime=runtime,
+        tolerance=options.tolerance,
+        compile=options.compile,
+        fallback=options.fallback,
+    )
+    return open_predictor(asked, messages(progress), begun.model_spec if begun else None, first)
