@@ -226,6 +226,21 @@ def test_frozen_norms_keep_their_statistics_and_learn_their_weights():
     assert norms and not any(norm.training for norm in norms) and model.encoder.net.training
 
 
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_frozen_norms_keep_their_statistics_from_the_first_step_of_a_run(ema, tmp_path):
+    recipe = replace(
+        RECIPES["nano"], model="nano-conv", num_scenes=4, num_validation=0, batch_size=4, steps=2, ema=ema,
+        scene_px=(64, 96), sizes=((0.0, 64, 96),),
+    )  # fmt: skip
+    begin = dict(init_model(recipe).named_buffers())
+    train(recipe, options(tmp_path))
+    ended = dict(load(tmp_path).model.named_buffers())
+    assert begin and all(torch.equal(tensor, ended[key]) for key, tensor in begin.items())
+    (file,) = (tmp_path / "checkpoints").glob("*2.ckpt")
+    stored = torch.load(file, weights_only=False)["model"]
+    assert all(torch.equal(tensor, stored[key]) for key, tensor in begin.items())
+
+
 def test_running_norms_follow_and_so_does_the_average(monkeypatch):
     monkeypatch.setitem(ENCODERS, "running", replace(ENCODERS["nano-conv"], frozen_norms=False))
     spec = replace(MODELS["nano-conv"], encoder="running")

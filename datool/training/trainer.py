@@ -108,7 +108,7 @@ class Trainer:
         self.dtype = lookup(PRECISIONS, recipe.precision, "precision")
         self._build = build
         self._batch: Batch | None = None
-        self.model = self._placed(ranks.together(build))
+        self.model = self._placed(ranks.together(build)).train()  # a new module's norms are not frozen yet
         self.model.encoder.set_checkpointing(recipe.checkpointing)
         self.averaged = self._placed(build()).eval().requires_grad_(False) if recipe.ema else None
         if recipe.compile:
