@@ -211,6 +211,7 @@ def slow(item):
     return item
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so do theirs
     try:
         for number, result in enumerate(map_processes(slow, range(10_000), 2, name=str)):
             if number == 2:

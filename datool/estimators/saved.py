@@ -12,11 +12,11 @@ from datool.data.manifest import MANIFEST, ManifestRow, read_manifest
 from datool.depth import DepthMap
 from datool.errors import DatoolError
 from datool.files import IMAGE_SUFFIXES
+from datool.files.maps import EXACT_FIRST
 from datool.files.stored_map import UNSAID, MapMeaning, read_stored_map
 
 # Looked for in this order, the most exact first; a 16-bit PNG loses most.
 SUFFIXES = (".exr", ".npz", ".npy", ".tiff", ".tif", ".pfm", ".half.exr", ".png")
-OUTPUTS = ("exr", "npz", "npy", "tiff", "pfm", "png16", "exr-half")
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class SavedMaps:
 
     def _written(self, row: ManifestRow) -> Path | None:
         """Return the most exact map that the manifest's row names; None if there is none."""
-        names = [name for name in OUTPUTS if name in row.outputs] if row.status == "done" else []
+        names = [name for name in EXACT_FIRST if name in row.outputs] if row.status == "done" else []
         path = Path(self.place) / row.outputs[names[0]] if names else None
         return path if path is not None and path.is_file() else None
 

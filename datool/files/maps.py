@@ -379,6 +379,8 @@ READERS: dict[str, Callable[[Path], tuple[np.ndarray, dict[str, str]]]] = {
     ".pfm": _read_pfm,
 }
 
+# Formats that hold values, the most exact first.
+EXACT_FIRST = ("exr", "npz", "npy", "tiff", "pfm", "png16", "exr-half")
 # A suffix is a file type, or one word and a file type: names.py relies on it.
 MAP_FORMATS: dict[str, MapFormat] = {
     "png16": MapFormat(".png", _encode_png16),

@@ -48,7 +48,7 @@ from datool.data.sources.decode import read_png8
 from datool.depth import Ambiguity, Camera, DepthMap, Quantity
 from datool.errors import DatoolError, lookup
 from datool.files.images import explained, read_image
-from datool.files.maps import MAP_FORMATS
+from datool.files.maps import EXACT_FIRST, MAP_FORMATS
 from datool.files.stored_map import MapMeaning, read_stored_map
 
 SPLITS = ("all",)
@@ -61,8 +61,6 @@ BLOCK_BYTES = 1 << 24
 BLANK_BYTES = 8
 SKIPPED = ("failed", "pending")
 SKIPPED_STATUS = re.compile(rb'"status"\s*:\s*"(?:failed|pending)"')
-# What `predict` writes, the most exact first; pictures are no maps.
-OUTPUTS = ("exr", "npz", "npy", "tiff", "pfm", "png16", "exr-half")
 HALF = MAP_FORMATS["exr-half"].suffix
 
 
@@ -303,11 +301,11 @@ def _is_passed_over(line: bytes) -> bool:
 
 
 def _output(outputs: Mapping[str, str], where: str) -> str:
-    known = [name for name in OUTPUTS if name in outputs]
+    known = [name for name in EXACT_FIRST if name in outputs]
     if not known:
         raise DatoolError(
             f"{where}: outputs {', '.join(outputs)} are pictures, which hold no values.",
-            f"Predict with --format {OUTPUTS[-2]}, or another of {', '.join(OUTPUTS)}.",
+            f"Predict with --format {EXACT_FIRST[-2]}, or another of {', '.join(EXACT_FIRST)}.",
         )
     return outputs[known[0]]
 
