@@ -75,7 +75,9 @@ def random_crop(shape: Sequence[int], size: tuple[int, int], flip: float, draws:
             it pictures are enlarged by up to 1 / zoom.
     """
     height, width = shape[:2]
-    scale = max(size[0] / height, size[1] / width) / (zoom + (1 - zoom) * draws[3])
+    scale = max(size[0] / height, size[1] / width)
+    if zoom < 1:
+        scale /= zoom + (1 - zoom) * draws[3]
     resized = max(size[0], round(height * scale)), max(size[1], round(width * scale))
     top, left = (int(draw * (whole - part + 1)) for draw, whole, part in zip(draws, resized, size, strict=False))
     return Crop(resized, (top, top + size[0], left, left + size[1]), bool(draws[2] < flip))
