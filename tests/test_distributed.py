@@ -124,7 +124,6 @@ def _noted(path):
 
 
 def test_samples_of_which_nothing_is_known_have_no_part_on_any_rank(tmp_path):
-    pytest.importorskip("torchdata")
     own = noisy_photos(tmp_path)
     for number in (0, 1, 3):
         np.save(own / f"{number}.npy", np.full((40, 50), np.nan, np.float32))

@@ -20,8 +20,6 @@ from datool.training.dataloading import Places
 from datool.training.recipes import RECIPES
 from datool.training.validation import mean_scores
 
-pytest.importorskip("torchdata")
-
 SIZE, CROP = (56, 70), (42, 42)
 NUM_SCENES, NUM_HELD_OUT = 96, 32
 

@@ -286,7 +286,6 @@ def test_same_padding_is_tensorflows_for_dilated_kernels_too():
 
 def test_a_student_is_aligned_with_a_frozen_convolutional_encoder(tmp_path):
     """Of the same width, and through a projector to another; the frozen one stays, the student comes nearer to it."""
-    pytest.importorskip("torchdata")
     pytest.importorskip("kornia")
     own = noisy_photos(tmp_path)
     torch.manual_seed(1)
